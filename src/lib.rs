@@ -1,0 +1,28 @@
+//! esker: an S3-compatible bucket as a Linux block device.
+//!
+//! Which room is which, from the bottom up; arrows of `use` point down only (tests/tidy.rs checks it):
+//!
+//! | room | what it is about |
+//! | --- | --- |
+//! | [`cli`] | the command line, one file per subcommand |
+//! | [`host`] | what a daemon asks of Linux: memory, reclaim, backing devices, control socket |
+//! | [`volume`] | the engine: attach, write, flush, read; implements [`esker_block::BlockDevice`] |
+//! | [`map`] | extent to records: the radix tree, checkpoints |
+//! | [`journal`] | the RAM ring of acknowledged writes |
+//! | [`cache`] | decrypted pieces in memory |
+//! | [`segment`] | the format of segments, records, openings and seals |
+//! | [`pool`] | pool record, key slots, keys, sealing, the volume catalogue |
+//! | [`store`] | object store access: URLs, probe, frozen puts, retries, accounting |
+//! | [`env`], [`wire`] | clock, randomness, threads; fields of bytes |
+
+pub mod cache;
+pub mod cli;
+pub mod env;
+pub mod host;
+pub mod journal;
+pub mod map;
+pub mod pool;
+pub mod segment;
+pub mod store;
+pub mod volume;
+pub mod wire;

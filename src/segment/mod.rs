@@ -1,0 +1,5 @@
+//! Segments and records: names, formats.
+
+mod id;
+
+pub use id::{BLOCK, EXTENT, EXTENT_BLOCKS, RecordRef, SegmentId, SegmentKind, log_prefix};
