@@ -1,0 +1,1 @@
+//! Golden files: the bytes of format version 1, and a reader written from docs/format.md alone.
