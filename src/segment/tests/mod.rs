@@ -59,7 +59,7 @@ fn sample(how: Compression) -> BuiltSegment {
     b.add_extent(39, 0b1000_0010, &prose(2, 2 * BLOCK));
     b.add_node(1, 513, &noise(3, 100));
     b.add_extent(MAX_EXTENT - 1, 0b0010_0000, &prose(4, BLOCK));
-    b.add_node(0, 7, &prose(5, 3000));
+    b.add_node(0, 7, &second_node(how));
     b.add_trim(5, 1000);
     b.add_trim(0, MAX_LBA);
     let record = |segment, n: u32| RecordRef { segment, offset: 32 + n * 1000, len: 900, number: n };
@@ -78,6 +78,14 @@ fn sample(how: Compression) -> BuiltSegment {
         }),
         deletable: vec![SegmentId::log(3, 1, 16), SegmentId::data(3, 1, 5)],
     })
+}
+
+/// Without compression the sample holds nothing whose bytes depend on a compressor's version.
+fn second_node(how: Compression) -> Vec<u8> {
+    match how {
+        Compression::None => noise(5, 300),
+        _ => prose(5, 3000),
+    }
 }
 
 fn opening() -> Opening {
@@ -109,5 +117,20 @@ fn end_of_log() -> Seal {
         clean: true,
         predecessor_salt: [5; 16],
         wall_ms: 1_700_000_000_001,
+    }
+}
+
+/// The bytes are the sample that was built with `how`, whatever made them.
+fn assert_sample(how: Compression, bytes: &[u8]) {
+    let keys = keys();
+    let index = whole_index(&keys, SegmentId::log(3, 2, 0x1234), bytes).unwrap();
+    let texts = [noise(1, BLOCK), prose(2, 2 * BLOCK), prose(4, BLOCK)];
+    assert_eq!((index.records.len(), index.nodes.len()), (3, 2));
+    for (d, text) in index.records.iter().zip(&texts) {
+        let got = open_extent(&keys, &d.record, d.extent, d.mask, part(bytes, &d.record)).unwrap();
+        assert_eq!(&got, text);
+    }
+    for (n, text) in index.nodes.iter().zip([noise(3, 100), second_node(how)]) {
+        assert_eq!(open_node(&keys, &n.record, n.level, n.index, part(bytes, &n.record)).unwrap(), text);
     }
 }

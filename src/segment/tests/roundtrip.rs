@@ -12,14 +12,7 @@ fn a_sample_reads_back_under_every_compression() {
         let index = whole_index(&keys, built.id, &built.bytes).unwrap();
         assert_eq!(index, built.index);
         assert_eq!((index.relocations.len(), index.trims.len()), (2, 2));
-        let want = [noise(1, BLOCK), prose(2, 2 * BLOCK), prose(4, BLOCK)];
-        for (d, want) in index.records.iter().zip(&want) {
-            let got = open_extent(&keys, &d.record, d.extent, d.mask, part(&built.bytes, &d.record)).unwrap();
-            assert_eq!(&got, want);
-        }
-        for (n, want) in index.nodes.iter().zip([noise(3, 100), prose(5, 3000)]) {
-            assert_eq!(open_node(&keys, &n.record, n.level, n.index, part(&built.bytes, &n.record)).unwrap(), want);
-        }
+        assert_sample(how, &built.bytes);
         assert_eq!(log_object_kind(&built.bytes), LogObject::Segment);
     }
 }
