@@ -13,7 +13,11 @@ fn a_sample_reads_back_under_every_compression() {
         assert_eq!(index, built.index);
         assert_eq!((index.relocations.len(), index.trims.len()), (2, 2));
         assert_sample(how, &built.bytes);
-        assert_eq!(log_object_kind(&built.bytes), LogObject::Segment);
+        let bytes = &built.bytes[..];
+        for seen in [bytes, &bytes[..12], &bytes[bytes.len() - 40..], &bytes[1..]] {
+            assert_eq!(log_object_kind(seen), LogObject::Segment);
+        }
+        assert_eq!(log_object_kind(&bytes[1..100]), LogObject::Unknown);
     }
 }
 
