@@ -90,3 +90,12 @@ pub struct RecordRef {
     /// The record's number in its segment, from 0; with the salt it makes the nonce.
     pub number: u32,
 }
+
+/// The root of a map: the durable state of one volume at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RootRef {
+    /// The record of the root node.
+    pub record: RecordRef,
+    /// Levels of inner nodes above the leaves; the root is the only node of the highest.
+    pub levels: u8,
+}

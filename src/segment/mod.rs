@@ -2,4 +2,4 @@
 
 mod id;
 
-pub use id::{BLOCK, EXTENT, EXTENT_BLOCKS, RecordRef, SegmentId, SegmentKind, log_prefix};
+pub use id::{BLOCK, EXTENT, EXTENT_BLOCKS, RecordRef, RootRef, SegmentId, SegmentKind, log_prefix};
