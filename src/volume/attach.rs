@@ -20,7 +20,7 @@ use super::rings::{Named, Rings};
 use super::write::Placed;
 use super::{cutter, publish};
 use crate::env::Env;
-use crate::journal::{Collected, Part, RecordKind, Ring};
+use crate::journal::{Part, RecordKind, Ring};
 use crate::map::{Map, MapOptions};
 use crate::pool::{Pool, VolumeRecord};
 use crate::segment::{
@@ -119,8 +119,8 @@ fn adopt(engine: &Engine, last_op: u64) -> usize {
     let (mut from, mut count) = (last_op + 1, 0);
     while from <= end {
         let mut records = Vec::new();
-        let outcome = engine.ring.collect(from, end, engine.tuning.segment_bytes, &mut records);
-        assert!(outcome != Collected::Incomplete && !records.is_empty(), "an adopted ring has no incomplete records");
+        engine.ring.collect(from, end, engine.tuning.segment_bytes, &mut records);
+        assert!(!records.is_empty(), "an adopted ring has no incomplete records");
         for record in &records {
             let parts: Vec<Placed> = match &record.kind {
                 RecordKind::Write { lba, blocks, body } => vec![placed(&Part::Write { lba: *lba, blocks: *blocks, body: *body })],
@@ -168,7 +168,7 @@ impl Attach<'_> {
             high.check(self.volume, None, self.options.expect_epoch)?;
             self.rings().settle_strays(None)?;
             let start = CheckpointRef { root: None, covers_epoch: 0, covers_seq: 0, last_op: 0 };
-            let map = self.map(start);
+            let map = self.map(start)?;
             let first = Sealed { predecessor: None, start, replay: Vec::new(), last_op: 0, epoch: 0, map };
             return self.open(first, None, tombstone, &high).await;
         };
@@ -226,9 +226,10 @@ impl Attach<'_> {
         Ok(())
     }
 
-    fn map(&self, start: CheckpointRef) -> Map {
+    fn map(&self, start: CheckpointRef) -> Result<Map, AttachError> {
         let options = MapOptions { size: self.volume.size, leaf_cache_bytes: self.options.leaf_cache_bytes };
-        Map::new(options, start.root)
+        let key = || start.root.map_or(String::new(), |r| r.record.segment.key());
+        Map::new(options, start.root).map_err(|e| self.log_error(key(), &e.to_string()))
     }
 
     /// Seals the epoch at its first free seq, and builds the map of everything before the seal.
@@ -239,7 +240,7 @@ impl Attach<'_> {
         let (seal, indexes) =
             futures::try_join!(self.put_seal(log), reader.indexes(&ranges, (epoch, &log.segments)))?;
         let (seal, late) = seal;
-        let map = self.map(start);
+        let map = self.map(start)?;
         let mut all = indexes;
         all.extend(late);
         if seal.seq > log.end() {

@@ -12,7 +12,7 @@ use futures::FutureExt;
 use tracing::{debug, warn};
 
 use super::engine::Engine;
-use crate::map::{Checkpoint, MapError, NodeToWrite};
+use crate::map::{Checkpoint, MapError, NodeToWrite, Step};
 use crate::segment::{CheckpointRef, Compression, OpRange, SegmentBuilder, SegmentId, SegmentTail};
 use crate::store::{Cause, Patience, Put};
 
@@ -40,10 +40,14 @@ pub(super) async fn write(engine: &Arc<Engine>, mut point: CheckpointRef, mut jo
     let mut out = DataWriter::new(engine.clone());
     let mut count = 0usize;
     loop {
-        let nodes = job.next(BATCH);
-        if nodes.is_empty() {
-            break;
-        }
+        let nodes = match job.next(BATCH) {
+            Step::Load(loads) => {
+                engine.load_nodes(&loads).await?;
+                continue;
+            }
+            Step::Write(nodes) => nodes,
+            Step::Done => break,
+        };
         count += nodes.len();
         let bases = try_join_all(nodes.iter().map(|node| async {
             match &node.base {
@@ -53,11 +57,11 @@ pub(super) async fn write(engine: &Arc<Engine>, mut point: CheckpointRef, mut jo
         }))
         .await?;
         for (node, base) in nodes.into_iter().zip(bases) {
-            let plain = job.encode(&node, base.as_deref()).map_err(|e| node_error(engine, &node, e))?;
-            let at = plain.map(|plain| out.builder().add_node(node.level, node.index, &plain));
+            let plain = node.encode(base.as_deref()).map_err(|e| node_error(engine, &node, e))?;
+            let at = plain.map(|plain| out.room_for(plain.len()).add_node(node.level, node.index, &plain));
             job.placed(node, at);
         }
-        out.ship_if_full().await?;
+        out.keep_few().await?;
     }
     point.root = job.root();
     out.finish().await?;
@@ -89,7 +93,12 @@ impl DataWriter {
         Self { engine, builder: None, puts: Vec::new() }
     }
 
-    fn builder(&mut self) -> &mut SegmentBuilder {
+    /// A segment with room for a node of `len` bytes; a full one is sent off first.
+    fn room_for(&mut self, len: usize) -> &mut SegmentBuilder {
+        let limit = self.engine.tuning.segment_bytes;
+        if self.builder.as_ref().is_some_and(|(_, b)| !b.has_room(len) || b.size() >= limit) {
+            self.ship();
+        }
         let engine = &self.engine;
         let start = || {
             let n = engine.next_data.fetch_add(1, Ordering::AcqRel);
@@ -100,10 +109,8 @@ impl DataWriter {
         &mut self.builder.get_or_insert_with(start).1
     }
 
-    async fn ship_if_full(&mut self) -> BlockResult<()> {
-        if self.builder.as_ref().is_some_and(|(_, b)| b.size() >= self.engine.tuning.segment_bytes) {
-            self.ship();
-        }
+    /// Waits until only a few are on their way.
+    async fn keep_few(&mut self) -> BlockResult<()> {
         while self.puts.len() > PUTS {
             self.puts.remove(0).await.unwrap_or(Err(BlockError::ShuttingDown))?;
         }

@@ -11,10 +11,9 @@ use tracing::{error, warn};
 
 use super::coalesce::Coalesced;
 use super::engine::Engine;
-use super::options::OnOutage;
 use super::pipeline::{Landed, tell};
 use crate::cache::key_of;
-use crate::journal::{Collected, Part, Record, RecordKind};
+use crate::journal::{Part, Record, RecordKind, Stop};
 use crate::segment::{BLOCK, BuiltSegment, CheckpointRef, OpRange, SegmentBuilder, SegmentId, SegmentTail};
 use crate::store::{Cause, Patience, Put};
 
@@ -106,8 +105,12 @@ fn next(engine: &Engine) -> Next {
 
     let mut records = Vec::new();
     let max = engine.tuning.segment_bytes;
-    if uncut && engine.ring.collect(from, last_op, max, &mut records) == Collected::Incomplete && records.is_empty() {
-        return Next::Incomplete;
+    if uncut {
+        let collected = engine.ring.collect(from, last_op, max, &mut records);
+        if records.is_empty() {
+            debug_assert_eq!(collected.stop, Stop::Incomplete);
+            return Next::Incomplete;
+        }
     }
     Next::Write(Box::new(cut(engine, records, for_flush, now)))
 }
@@ -128,6 +131,7 @@ fn cut(engine: &Engine, records: Vec<Record>, for_flush: bool, now: Duration) ->
     let seq = log.next_seq;
     log.next_seq += 1;
     log.in_flight += 1;
+    log.bytes_in_flight += bytes;
     log.flushes_in_flight += usize::from(for_flush);
     if std::mem::take(&mut log.name_checkpoint) {
         log.checkpoint_named_by = Some(seq);
@@ -140,7 +144,7 @@ fn cut(engine: &Engine, records: Vec<Record>, for_flush: bool, now: Duration) ->
         through_op: log.cut_op,
         records,
         bytes,
-        checkpoint: log.checkpoint.clone(),
+        checkpoint: log.checkpoint,
         for_flush,
     }
 }
@@ -220,6 +224,7 @@ fn build(engine: &Engine, cut: Cut) -> (Bytes, Landed) {
         records: cut.records,
         index,
         pieces,
+        bytes: cut.bytes,
         for_flush: cut.for_flush,
     };
     (bytes, landed)
@@ -244,10 +249,7 @@ impl Engine {
     /// With `fail-after`: those who waited through too long an outage get an error. Their data stays and goes on being
     /// sent.
     fn look_after_outage(&self) {
-        let OnOutage::FailAfter(limit) = self.tuning.on_outage else { return };
-        let Some(outage) = self.outage() else { return };
-        if outage.lasted >= limit {
-            let error = BlockError::Store(format!("no answer for {:?}: {}", outage.lasted, outage.error));
+        if let Some(error) = self.outage_error() {
             let waiters = self.log.lock().take_waiters();
             tell(waiters, &Err(error));
             self.space.wake();

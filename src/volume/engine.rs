@@ -22,7 +22,7 @@ use crate::cache::MemoryCache;
 use crate::env::Env;
 use crate::journal::Ring;
 use crate::map::Map;
-use crate::pool::PoolKeys;
+use crate::pool::keys::PoolKeys;
 use crate::segment::{Compression, log_prefix};
 use crate::store::{Cause, Patience, Store};
 
@@ -180,9 +180,8 @@ impl Engine {
     /// The outage that the store is in, if it is.
     pub(super) fn outage(&self) -> Option<Outage> {
         let health = self.store.health();
-        let since = health.outage_since?;
-        let lasted = self.env.clock.now().saturating_sub(since);
-        Some(Outage { lasted, error: health.last_error.unwrap_or_default() })
+        let lasted = self.env.clock.now().saturating_sub(health.outage?.since);
+        Some(Outage { lasted, error: health.last_error.map(|e| e.message).unwrap_or_default() })
     }
 
     /// The error for somebody who has waited through too long an outage.
@@ -190,6 +189,11 @@ impl Engine {
         let OnOutage::FailAfter(limit) = self.tuning.on_outage else { return None };
         let outage = self.outage().filter(|o| o.lasted >= limit)?;
         Some(BlockError::Store(format!("no answer for {} s: {}", outage.lasted.as_secs(), outage.error)))
+    }
+
+    /// Bytes of data that are not durable yet.
+    pub(super) fn unflushed_bytes(&self, log: &Pipeline) -> u64 {
+        self.wakes.uncut() + log.bytes_in_flight
     }
 
     /// Completes when operation `op` is durable.

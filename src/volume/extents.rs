@@ -5,7 +5,7 @@ use std::sync::Arc;
 use esker_block::{BlockResult, Extent};
 
 use super::engine::Engine;
-use crate::map::Lookup;
+use crate::map::{Lookup, Run};
 use crate::segment::{BLOCK, EXTENT, EXTENT_BLOCKS};
 
 /// Extents looked at for one answer: it covers a prefix of what was asked for.
@@ -27,9 +27,10 @@ impl Runs {
             return true;
         }
         let len = to - self.at;
+        let full = self.out.len() == self.max;
         match self.out.last_mut() {
             Some(last) if last.hole == hole => last.len += len,
-            _ if self.out.len() == self.max => return false,
+            _ if full => return false,
             _ => self.out.push(Extent { len, hole }),
         }
         self.at = to;
@@ -47,11 +48,19 @@ impl Engine {
             looks += 1;
             let extent = runs.at / EXTENT as u64;
             let base = extent * EXTENT as u64;
-            // Far into nothing in one step, where neither journal nor map knows anything.
+            // Many extents in one step, where neither journal nor map knows anything.
             if runs.at == base && self.index.is_empty() {
-                let absent = self.map.hole_run(extent, (runs.end - base).div_ceil(EXTENT as u64));
-                if absent > 0 {
-                    if !runs.add(base + absent * EXTENT as u64, true) {
+                let (count, hole) = match self.map.hole_run(extent, (runs.end - base).div_ceil(EXTENT as u64)) {
+                    Run::Hole(n) => (n, true),
+                    Run::Mapped(n) => (n, false),
+                    Run::Load(load) => {
+                        self.load_nodes(&[load]).await?;
+                        continue;
+                    }
+                    Run::Mixed(_) => (0, false),
+                };
+                if count > 0 {
+                    if !runs.add(base.saturating_add(count.saturating_mul(EXTENT as u64)), hole) {
                         break;
                     }
                     continue;

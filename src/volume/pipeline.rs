@@ -27,6 +27,8 @@ pub(super) struct Landed {
     pub index: SegmentIndex,
     /// Its plaintext, for the cache.
     pub pieces: Vec<(RecordKey, Bytes)>,
+    /// Bytes of data in the operations.
+    pub bytes: u64,
     /// Whether a flush asked for it.
     pub for_flush: bool,
 }
@@ -50,6 +52,8 @@ pub(super) struct Pipeline {
     pub in_flight: usize,
     /// Those of them that a flush asked for.
     pub flushes_in_flight: usize,
+    /// Bytes of data in segments that are not durable in order yet.
+    pub bytes_in_flight: u64,
     /// The newest durable checkpoint: every segment names it.
     pub checkpoint: CheckpointRef,
     /// A segment must be cut to name the checkpoint, although there may be no writes.
@@ -84,6 +88,7 @@ impl Pipeline {
             flush_goal: last_op,
             in_flight: 0,
             flushes_in_flight: 0,
+            bytes_in_flight: 0,
             checkpoint,
             name_checkpoint: false,
             checkpoint_named_by: None,
@@ -114,6 +119,7 @@ impl Pipeline {
             assert!(next.through_op >= self.durable_op, "operation numbers only grow along the log");
             self.durable_op = next.through_op;
             self.durable_seq += 1;
+            self.bytes_in_flight -= next.bytes;
             self.to_publish.push_back(next);
         }
         let later = self.waiters.split_off(&(self.durable_op + 1));
@@ -168,6 +174,7 @@ mod tests {
             records: Vec::new(),
             index: empty_index(),
             pieces: Vec::new(),
+            bytes: 0,
             for_flush: true,
         }
     }

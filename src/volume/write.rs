@@ -70,7 +70,7 @@ impl Engine {
     fn append_write(&self, lba: u64, data: &[u8]) -> Option<u64> {
         let blocks = data.len() / BLOCK;
         let mut slot = self.ring.reserve(&OpHeader::write(lba, blocks as u32)).ok()?;
-        slot.body_mut().copy_from_slice(data);
+        slot.body().copy_from_slice(data);
         let (op, at) = (slot.op(), slot.body_at());
         // Known to the index before it is complete: what is complete can be cut, published and dropped at once.
         self.index.insert_write(op, lba, blocks as u64, at);
@@ -164,7 +164,7 @@ impl Engine {
         let mut slot = self.ring.reserve(&OpHeader::Batch(parts)).ok()?;
         let mut at = 0;
         for body in bodies {
-            slot.body_mut()[at..at + body.len()].copy_from_slice(body);
+            slot.body()[at..at + body.len()].copy_from_slice(body);
             at += body.len();
         }
         let op = slot.op();
