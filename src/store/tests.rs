@@ -271,11 +271,16 @@ fn deleting_twice_is_fine() {
 #[test]
 fn the_probe_accepts_a_store_that_keeps_its_word() {
     let time = Timeline::default();
-    let faults = [Act::Conflict, Act::LandThenFail("reset"), Act::Fine, Act::Fail("503")];
-    let (store, _) = over(&time, Faulty::new(&time).puts(faults));
+    let (store, faulty) = over(&time, Faulty::new(&time));
     time.run(async {
+        for stranger in ["probe/0", "probe/ffffffffffffffffffffffffffffffff-0", "probe/zz"] {
+            store.put_new(stranger, body(), Cause::Admin, SOON).await.unwrap();
+        }
+        for act in [Act::Conflict, Act::LandThenFail("reset"), Act::Fine, Act::Fail("503"), Act::LandThenHang] {
+            faulty.push_put(act);
+        }
         assert!(store.probe().await.unwrap().deletes);
-        assert!(store.list("", None, 9, Cause::Probe, SOON).await.unwrap().is_empty(), "it cleans up");
+        assert_eq!(store.list("", None, 9, Cause::Probe, SOON).await.unwrap().len(), 3, "it cleans up");
     });
 }
 
