@@ -13,8 +13,8 @@ use crate::segment::BLOCK;
 pub const HEADER: u64 = 64;
 /// The most parts of one batch.
 pub const MAX_PARTS: usize = 4096;
-/// The most data in one record, in blocks.
-pub const MAX_BLOCKS: u64 = (MAX_OP_BYTES / BLOCK) as u64;
+/// The most data in one write, in blocks: 1 MiB that begins inside a block touches one more.
+pub const MAX_BLOCKS: u64 = (MAX_OP_BYTES / BLOCK) as u64 + 1;
 /// Bytes of one entry of a batch's table.
 const PART: u64 = 24;
 /// Blocks in 2^64 bytes.

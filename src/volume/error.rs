@@ -57,7 +57,7 @@ pub enum AttachError {
         epoch: u32,
     },
     /// A journal that the newest opening does not name holds writes.
-    #[error("volume {volume}: the journal {path} holds {writes} acknowledged writes that never reached the bucket, and the volume has been opened elsewhere since: they cannot be applied. To go on without them say --lose-journal; the file is kept aside")]
+    #[error("volume {volume}: the journal {path} holds {writes} acknowledged writes, some or all of which never reached the bucket, and the volume has been opened elsewhere since: they cannot be applied. To go on without them say --lose-journal; the file is kept aside")]
     StrayJournal {
         /// The volume's name.
         volume: String,
