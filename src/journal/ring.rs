@@ -186,7 +186,7 @@ impl Ring {
     pub fn collect(&self, from_op: u64, through_op: u64, max_body: usize, out: &mut Vec<Record>) -> Collected {
         let hold = self.hold(from_op);
         let mut collected = Collected { next_op: hold.op(), body_bytes: 0, stop: Stop::Head };
-        let mut walk = self.core.walk(hold.position(), self.core.head.load(Ordering::SeqCst));
+        let mut walk = self.core.walk(hold.position(), self.core.head.load(Ordering::Acquire));
         let first = out.len();
         while let Some((header, at)) = walk.peek() {
             if header.op > through_op {
@@ -232,7 +232,7 @@ impl Ring {
 
     /// The number that the next operation gets.
     pub fn next_op(&self) -> u64 {
-        self.core.next_op.load(Ordering::SeqCst)
+        self.core.next_op.load(Ordering::Acquire)
     }
 
     /// The oldest operation left; equals [`Ring::next_op`] if none is.
