@@ -7,6 +7,15 @@ use std::time::{Duration, Instant};
 
 use super::*;
 
+/// Ends the readers, also when the test fails.
+struct SetAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[derive(Default)]
 struct Gate {
     turns: Mutex<u64>,
@@ -117,6 +126,7 @@ fn writers_readers_and_a_builder_agree_on_every_byte() {
     ring.on_space(move || waker.open());
     let (recent, done, hits) = (Recent::default(), AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|s| {
+        let _end = SetAtEnd(&done);
         let writers: Vec<_> = (0..WRITERS)
             .map(|w| {
                 s.spawn({
@@ -134,7 +144,6 @@ fn writers_readers_and_a_builder_agree_on_every_byte() {
         for w in writers {
             w.join().unwrap();
         }
-        done.store(true, Ordering::Relaxed);
         assert_eq!(voids, WRITERS * (OPS - 5).div_ceil(17));
     });
     assert!(hits.load(Ordering::Relaxed) > 100);
@@ -155,6 +164,7 @@ fn a_pinned_reader_delays_reuse_and_its_leaving_is_told() {
     let latest = Mutex::new((0, 0));
     let start = Instant::now();
     std::thread::scope(|s| {
+        let _end = SetAtEnd(&done);
         for _ in 0..3 {
             s.spawn(|| {
                 let mut buf = vec![0; 1 << 20];
@@ -175,7 +185,6 @@ fn a_pinned_reader_delays_reuse_and_its_leaving_is_told() {
             *latest.lock().unwrap() = (op, at);
             ring.free_through(op - 1);
         }
-        done.store(true, Ordering::Relaxed);
     });
     assert!(ring.next_op() > 200);
 }
