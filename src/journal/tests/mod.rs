@@ -4,6 +4,7 @@
 mod basics;
 mod crash;
 mod files;
+mod golden;
 mod hostile;
 mod kill;
 mod model;
