@@ -35,6 +35,8 @@ mod overlay;
 mod piece;
 mod scan;
 mod sparse;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
