@@ -34,6 +34,7 @@ impl Group {
 /// Changed leaves that a cut took out. Freeing them takes a while: drop it outside of any lock.
 #[derive(Debug, Default)]
 pub struct Removed {
+    #[allow(clippy::vec_box, reason = "moving the boxes is what keeps a cut short")]
     _groups: Vec<Box<Group>>,
     _leaves: Vec<LeafDelta>,
 }

@@ -10,7 +10,8 @@ use super::*;
 use crate::segment::SegmentId;
 
 /// Leaves that lie next to every kind of boundary of a tree of three levels.
-const LEAVES: [u64; 14] = [0, 1, 2, 3, 510, 511, 512, 513, 1023, 1024, (1 << 18) - 1, 1 << 18, (1 << 18) + 1, (3 << 18) - 1];
+const LEAVES: [u64; 14] =
+    [0, 1, 2, 3, 510, 511, 512, 513, 1023, 1024, (1 << 18) - 1, 1 << 18, (1 << 18) + 1, (3 << 18) - 1];
 const EXTENTS: [u64; 8] = [0, 1, 2, 63, 64, 255, 510, 511];
 /// Three levels; ends within a leaf.
 const SIZE: u64 = (3 << 42) - (3 << 20);
@@ -78,7 +79,8 @@ impl Rig {
     fn new_record(&mut self) -> RecordRef {
         self.records += 1;
         let n = self.records;
-        let segment = if n % 5 == 0 { SegmentId::data(7, 2, n.into()) } else { SegmentId::log(7, n / 16, (n / 4).into()) };
+        let segment =
+            if n % 5 == 0 { SegmentId::data(7, 2, n.into()) } else { SegmentId::log(7, n / 16, (n / 4).into()) };
         RecordRef { segment, offset: n * 4133, len: 1000 + n % 7, number: n % 60_000 }
     }
 
@@ -132,7 +134,11 @@ impl Rig {
             assert_eq!(p.visible & seen, 0, "pieces overlap");
             seen |= p.visible;
             for bit in (0..8).filter(|b| p.visible >> b & 1 != 0) {
-                assert_eq!(self.model.get(&(extent * 8 + bit)), Some(&(p.record, p.original)), "block {bit} of {extent:#x}");
+                assert_eq!(
+                    self.model.get(&(extent * 8 + bit)),
+                    Some(&(p.record, p.original)),
+                    "block {bit} of {extent:#x}"
+                );
             }
         }
         for bit in (0..8).filter(|b| want & !seen & (1 << b) != 0) {
@@ -203,8 +209,7 @@ impl Rig {
     fn begin(&mut self) {
         if self.running.is_none() {
             let checkpoint = self.map.begin_checkpoint();
-            self.running =
-                Some(Running { checkpoint, model: self.model.clone(), covers: self.log.len(), done: false });
+            self.running = Some(Running { checkpoint, model: self.model.clone(), covers: self.log.len(), done: false });
         }
     }
 
@@ -321,7 +326,7 @@ fn op() -> impl Strategy<Value = Op> {
         5 => (lba(), lba()).prop_map(|(a, b)| Op::Trim(a.min(b), a.max(b) - a.min(b))),
         4 => (lba(), 0u64..5000).prop_map(|(a, n)| Op::Trim(a, n)),
         5 => (extent(), 1u8..).prop_map(|(e, m)| Op::Lookup(e, m)),
-        1 => (1u64..10_000).prop_map(Op::Runs),
+        1 => (100u64..20_000).prop_map(Op::Runs),
         2 => extent().prop_map(Op::Ask),
         1 => Just(Op::Deliver),
         4 => Just(Op::Begin),
