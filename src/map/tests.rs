@@ -79,8 +79,11 @@ impl Rig {
     fn new_record(&mut self) -> RecordRef {
         self.records += 1;
         let n = self.records;
-        let segment =
-            if n % 5 == 0 { SegmentId::data(7, 2, n.into()) } else { SegmentId::log(7, n / 16, (n / 4).into()) };
+        let segment = if n.is_multiple_of(5) {
+            SegmentId::data(7, 2, n.into())
+        } else {
+            SegmentId::log(7, n / 16, (n / 4).into())
+        };
         RecordRef { segment, offset: n * 4133, len: 1000 + n % 7, number: n % 60_000 }
     }
 
