@@ -280,6 +280,16 @@ impl Rig {
         *self = after;
     }
 
+    /// What the map says of its memory is so.
+    fn audit(&self) {
+        let state = self.map.shared.state.read();
+        state.base.audit();
+        for layer in [Some(&state.delta), state.frozen.as_deref()].into_iter().flatten() {
+            assert_eq!(layer.bytes(), layer.counted_bytes());
+            assert_eq!(layer.bytes() == 0, layer.is_empty());
+        }
+    }
+
     /// Asks for a node now, and gets it at some later time.
     fn ask(&mut self, extent: u64) {
         if let Lookup::Load(load) = self.map.lookup(extent, 0xff) {
@@ -359,8 +369,7 @@ fn run(rig: &mut Rig, ops: Vec<Op>) {
             Op::Abort => rig.abort(),
             Op::Crash => rig.crash(rig.options.size),
         }
-        let bytes = rig.map.memory();
-        assert_eq!(bytes.dirty_bytes, rig.map.dirty_bytes());
+        rig.audit();
     }
     rig.deliver();
     rig.check_all();
@@ -543,4 +552,12 @@ fn readers_never_see_a_checkpoint_pass() {
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     rig.check_all();
+}
+
+#[test]
+fn work_may_go_to_other_threads() {
+    fn sendable<T: Send + Sync + 'static>() {}
+    sendable::<Map>();
+    sendable::<Checkpoint>();
+    sendable::<NodeToWrite>();
 }
