@@ -218,12 +218,13 @@ impl Kind {
     }
 }
 
+/// A record's state. Words that no single damaged byte turns into one another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u64)]
 pub(super) enum State {
-    Incomplete = 1,
-    Complete = 2,
-    Void = 3,
+    Incomplete = u64::from_le_bytes(*b"unfinish"),
+    Complete = u64::from_le_bytes(*b"COMPLETE"),
+    Void = u64::from_le_bytes(*b"--void--"),
 }
 
 /// A record's header, without its state.
