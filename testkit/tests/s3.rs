@@ -125,9 +125,11 @@ async fn listings_of_many_keys_are_ordered_and_whole() {
     }
     keys.extend((0..5).map(|n| format!("log/00000002/{:016x}/{n:016x}", !1u64)));
     keys.extend((0..5).map(|n| format!("pool/{:016x}", !n as u64)));
-    let puts =
-        keys.iter().map(|k| store.put_opts(&Path::from(k.as_str()), PutPayload::from_static(b"x"), create()).boxed());
-    stream::iter(puts).buffer_unordered(16).try_collect::<Vec<_>>().await.unwrap();
+    let put = |key: &String| {
+        let (store, key) = (&store, Path::from(key.as_str()));
+        async move { store.put_opts(&key, PutPayload::from_static(b"x"), create()).await }
+    };
+    stream::iter(keys.iter().map(put)).buffer_unordered(16).try_collect::<Vec<_>>().await.unwrap();
     keys.sort();
 
     s3d.log().clear();

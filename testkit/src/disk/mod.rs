@@ -229,9 +229,10 @@ impl Disk {
         // A DELETE may remove a directory that has just become empty, so the directory may be gone again.
         for _ in 0..100 {
             match fs::create_dir_all(parent) {
-                Err(e) if is_absent(&e) || e.kind() == io::ErrorKind::AlreadyExists => {
+                Err(_) if parent.ancestors().any(Path::is_file) => {
                     return Err(DiskError::Key("another object's key is a leading part of it"));
                 }
+                Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => continue,
                 other => other?,
             }
             match fs::rename(&from.0, path) {
