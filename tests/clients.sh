@@ -137,7 +137,7 @@ load_same() { fio_nbd later --rw=randwrite --bs=4k --verify_only; }
 # status has the volume, and says that nothing waits once all is flushed.
 status() {
   need jq
-  "$ESKER" status --json --control "$SHM/control.sock" >"$WORK/status.json"
+  "$ESKER" status --json "$SHM/control.sock" >"$WORK/status.json"
   cat "$WORK/status.json"
   jq -e '.. | strings | select(. == "load")' "$WORK/status.json" >/dev/null || fail "load is not in the status"
 }
