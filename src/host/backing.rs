@@ -218,10 +218,9 @@ impl<'a> Walk<'a> {
             Backing::Block
         };
         self.push(name, kind, depth);
-        if dir.join("partition").exists() {
-            if let Some(parent) = dir.parent().and_then(device_number) {
-                self.device(parent, None, depth + 1);
-            }
+        let disk = dir.parent().filter(|_| dir.join("partition").exists());
+        if let Some(disk) = disk.and_then(device_number) {
+            self.device(disk, None, depth + 1);
         }
         for slave in sorted_entries(&dir.join("slaves")) {
             if let Some(dev) = device_number(&slave) {

@@ -13,9 +13,9 @@ use crate::env::Env;
 const HOST_ID_TAG: &[u8] = b"esker host id v1\0";
 
 /// `f_type` of tmpfs in statfs(2).
-const TMPFS_MAGIC: i64 = 0x0102_1994;
+const TMPFS_MAGIC: u32 = 0x0102_1994;
 /// `f_type` of ramfs in statfs(2).
-const RAMFS_MAGIC: i64 = 0x8584_58f6;
+const RAMFS_MAGIC: u32 = 0x8584_58f6;
 
 /// A host and one boot of it. Another boot of the same host may take a volume over without asking, so an id must
 /// never be shared by two machines; that it changes needlessly costs one `--takeover`.
@@ -159,7 +159,8 @@ pub fn is_tmpfs(path: &Path) -> io::Result<bool> {
     for p in path.ancestors() {
         match rustix::fs::statfs(p) {
             Ok(s) => {
-                let magic = i64::try_from(s.f_type).unwrap_or(-1) & 0xffff_ffff;
+                // The width and sign of the field differ by architecture; the number is 32 bits.
+                let magic = s.f_type as u32;
                 return Ok(magic == TMPFS_MAGIC || magic == RAMFS_MAGIC);
             }
             Err(rustix::io::Errno::NOENT) => {}
@@ -201,7 +202,10 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::host::system_env::tests::test_env;
+
+    fn test_env() -> Env {
+        Env::system(tokio::runtime::Handle::current()).unwrap()
+    }
 
     fn root(machine_id: Option<&str>) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -215,8 +219,8 @@ mod tests {
         dir
     }
 
-    #[test]
-    fn the_host_id_follows_machine_and_hardware_and_does_not_show_them() {
+    #[tokio::test]
+    async fn the_host_id_follows_machine_and_hardware_and_does_not_show_them() {
         let id = "0123456789abcdef0123456789abcdef";
         let (a, state) = (root(Some(&format!("{id}\n"))), tempfile::tempdir().unwrap());
         let first = HostIdentity::read(a.path(), state.path(), &test_env()).unwrap();
@@ -231,8 +235,8 @@ mod tests {
         assert_ne!(HostIdentity::read(a.path(), state.path(), &test_env()).unwrap().host, first.host);
     }
 
-    #[test]
-    fn without_a_machine_id_a_random_one_is_kept() {
+    #[tokio::test]
+    async fn without_a_machine_id_a_random_one_is_kept() {
         for machine in [None, Some(""), Some("uninitialized\n")] {
             let (a, state) = (root(machine), tempfile::tempdir().unwrap());
             let dir = state.path().join("esker");
@@ -246,8 +250,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_real_host_has_an_identity() {
+    #[tokio::test]
+    async fn the_real_host_has_an_identity() {
         let state = tempfile::tempdir().unwrap();
         HostIdentity::of_this_host(state.path(), &test_env()).unwrap();
     }
