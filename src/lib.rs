@@ -13,11 +13,12 @@
 //! | [`segment`] | the format of segments, records, openings and seals |
 //! | [`pool`] | pool record, key slots, keys, sealing, the volume catalogue |
 //! | [`store`] | object store access: URLs, probe, frozen puts, retries, accounting |
-//! | [`env`], [`wire`] | clock, randomness, threads; fields of bytes |
+//! | [`env`], [`env_tokio`], [`wire`] | clock, randomness, threads, and the real ones; fields of bytes |
 
 pub mod cache;
 pub mod cli;
 pub mod env;
+pub mod env_tokio;
 pub mod host;
 pub mod journal;
 pub mod map;
