@@ -5,18 +5,18 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{Mode, fchmod};
 use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{UnixListener, UnixSocket, UnixStream};
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+
+use super::socket::{SocketError, SocketFile, is_socket, listen_on};
 
 /// Longest request line, in bytes.
 const MAX_REQUEST: u64 = 4096;
@@ -35,12 +35,9 @@ pub trait StatusSource: Send + Sync + 'static {
     fn status(&self) -> Value;
 }
 
-/// Why a server could not be asked, or its socket not be made.
+/// Why a server could not be asked.
 #[derive(Debug, Error)]
 pub enum ControlError {
-    /// A living server answers at this path.
-    #[error("another server is listening on {0}")]
-    InUse(String),
     /// Nobody listens behind the socket file.
     #[error("no server listens on {0} any more")]
     Stale(String),
@@ -62,48 +59,30 @@ pub enum ControlError {
     },
 }
 
-impl ControlError {
-    fn io(path: &Path, source: io::Error) -> Self {
-        Self::Io { path: path.display().to_string(), source }
-    }
-}
-
-/// A bound control socket; the file is removed on drop.
+/// A bound control socket.
 pub struct ControlServer {
     listener: UnixListener,
-    path: PathBuf,
+    file: SocketFile,
 }
 
 impl ControlServer {
-    /// Binds `path`. A socket file that nobody listens on is replaced.
+    /// Binds `path`.
     ///
     /// # Errors
-    /// [`ControlError::InUse`] where a server answers there.
-    pub fn bind(path: &Path) -> Result<Self, ControlError> {
-        let failed = |e| ControlError::io(path, e);
-        match std::os::unix::net::UnixStream::connect(path) {
-            Ok(_) => return Err(ControlError::InUse(path.display().to_string())),
-            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused && is_socket(path) => {
-                fs::remove_file(path).map_err(failed)?;
-            }
-            Err(_) => {} // absent, or something that bind will name
-        }
-        let socket = UnixSocket::new_stream().map_err(failed)?;
-        // The file takes the descriptor's mode, so that it is never open to others, not even for a moment.
-        fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(|e| failed(e.into()))?;
-        socket.bind(path).map_err(failed)?;
-        let listener = socket.listen(64).map_err(failed)?;
-        Ok(Self { listener, path: path.to_path_buf() })
+    /// Those of [`listen_on`].
+    pub fn bind(path: &Path) -> Result<Self, SocketError> {
+        let (listener, file) = listen_on(path, 0o600)?;
+        Ok(Self { listener, file })
     }
 
     /// Binds `<dir>/<stem>.sock`, or `<stem>-2.sock` and so on where servers already answer.
     ///
     /// # Errors
-    /// Those of [`ControlServer::bind`].
-    pub fn bind_in(dir: &Path, stem: &str) -> Result<Self, ControlError> {
+    /// Those of [`listen_on`].
+    pub fn bind_in(dir: &Path, stem: &str) -> Result<Self, SocketError> {
         let mut last = Self::bind(&dir.join(format!("{stem}.sock")));
         for n in 2..=64 {
-            if !matches!(last, Err(ControlError::InUse(_))) {
+            if !matches!(last, Err(SocketError::InUse(_))) {
                 break;
             }
             last = Self::bind(&dir.join(format!("{stem}-{n}.sock")));
@@ -113,7 +92,7 @@ impl ControlServer {
 
     /// Where it listens.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
     }
 
     /// Answers until the future is dropped.
@@ -131,22 +110,12 @@ impl ControlServer {
                     });
                 }
                 Err(e) => {
-                    tracing::warn!("control socket {}: accept: {e}", self.path.display());
+                    tracing::warn!("control socket {}: accept: {e}", self.path().display());
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
         }
     }
-}
-
-impl Drop for ControlServer {
-    fn drop(&mut self) {
-        drop(fs::remove_file(&self.path));
-    }
-}
-
-fn is_socket(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
 }
 
 async fn answer(stream: UnixStream, source: &dyn StatusSource) -> io::Result<()> {
@@ -183,7 +152,7 @@ pub async fn ask_status(path: &Path) -> Result<Value, ControlError> {
         Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionRefused => {
             return Err(ControlError::Stale(path.display().to_string()));
         }
-        Ok(Err(e)) => return Err(ControlError::io(path, e)),
+        Ok(Err(source)) => return Err(ControlError::Io { path: path.display().to_string(), source }),
         Ok(Ok(bytes)) => bytes,
     };
     let mut answer: Value = serde_json::from_slice(&bytes).map_err(|e| bad(format!("not an answer: {e}")))?;
@@ -264,20 +233,11 @@ mod tests {
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap()); // leaves the file behind
         assert!(matches!(ask_status(&path).await, Err(ControlError::Stale(_))));
         let first = ControlServer::bind(&path).unwrap();
-        assert!(matches!(ControlServer::bind(&path), Err(ControlError::InUse(_))));
+        assert!(matches!(ControlServer::bind(&path), Err(SocketError::InUse(_))));
         let second = ControlServer::bind_in(dir.path(), "pool").unwrap();
         assert_eq!(second.path(), dir.path().join("pool-2.sock"));
         fs::write(dir.path().join("other.sock"), "").unwrap();
         assert_eq!(find_sockets(dir.path()).unwrap(), [second.path(), first.path()]);
         assert_eq!(find_sockets(&dir.path().join("none")).unwrap(), Vec::<PathBuf>::new());
-    }
-
-    #[tokio::test]
-    async fn a_file_that_is_no_socket_is_never_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("precious.sock");
-        fs::write(&path, "data").unwrap();
-        assert!(ControlServer::bind(&path).is_err());
-        assert_eq!(fs::read(&path).unwrap(), b"data");
     }
 }
