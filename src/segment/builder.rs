@@ -18,7 +18,7 @@ use super::codec::Compression;
 use super::id::{BLOCK, RecordRef, SegmentId};
 use super::index::{CheckpointRef, DataEntry, NodeEntry, OpRange, Relocation, SegmentIndex, TrimEntry};
 use super::record::{OVERHEAD, Sealer, Subject};
-use super::{FORMAT, MAX_EXTENT, MAX_INDEX, MAX_NODE, MAX_RECORDS, MAX_SEGMENT};
+use super::{FORMAT, MAX_EXTENT, MAX_INDEX, MAX_LBA, MAX_NODE, MAX_RECORDS, MAX_SEGMENT};
 use crate::pool::aead::TAG;
 use crate::pool::keys::{PoolKeys, Purpose};
 use crate::wire::Put;
@@ -113,12 +113,21 @@ impl SegmentBuilder {
 
     /// Adds a trim or zeroing of `blocks` 4 KiB blocks. The segment's own records come after it, whatever the order of
     /// the calls.
+    ///
+    /// # Panics
+    /// If it ends beyond the last address.
     pub fn add_trim(&mut self, first_lba: u64, blocks: u64) {
+        assert!(first_lba.checked_add(blocks).is_some_and(|end| end <= MAX_LBA), "a trim of {blocks} at {first_lba}");
         self.index.trims.push(TrimEntry { first_lba, blocks });
     }
 
     /// Adds a relocation. It comes before the segment's trims and records.
+    ///
+    /// # Panics
+    /// If it moves no block, or one that its target does not hold.
     pub fn add_relocation(&mut self, relocation: Relocation) {
+        assert!(relocation.mask != 0 && relocation.mask & !relocation.original == 0, "{relocation:?}");
+        assert!(relocation.extent < MAX_EXTENT, "extent {}", relocation.extent);
         self.index.relocations.push(relocation);
     }
 
@@ -156,6 +165,11 @@ impl SegmentBuilder {
         index.deletable = tail.deletable;
         let payload = index.encode();
         assert!(payload.len() <= MAX_INDEX, "an index of {} bytes", payload.len());
+        debug_assert_eq!(
+            SegmentIndex::decode(&payload, id, index.salt, HEADER as u32, out.len() as u32).as_ref(),
+            Ok(&index),
+            "what was built can be read"
+        );
         let sealed = payload.len() + TAG;
         let total = out.len() + sealed + TRAILER;
         let mut trailer = Vec::with_capacity(TRAILER);
@@ -186,7 +200,7 @@ impl SegmentBuilder {
         160 + 14 * self.index.records.len()
             + 16 * self.index.nodes.len()
             + 16 * self.index.trims.len()
-            + 70 * self.index.relocations.len()
+            + 80 * self.index.relocations.len()
     }
 }
 

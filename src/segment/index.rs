@@ -6,7 +6,7 @@ use super::fields::{
     get_bool, get_checkpoint, get_count, get_place, get_segment, put_checkpoint, put_place, put_segment,
 };
 use super::record::OVERHEAD;
-use super::{EXTENT_BLOCKS, MAX_EXTENT, MAX_RECORDS, RecordRef, SegmentId};
+use super::{MAX_EXTENT, MAX_LBA, MAX_RECORDS, RecordRef, SegmentId};
 use crate::wire::{Malformed, Put, Reader};
 
 /// Operation numbers, both ends included; `last < first`: none.
@@ -119,8 +119,6 @@ pub struct SegmentIndex {
     pub nodes: Vec<NodeEntry>,
 }
 
-/// 4 KiB blocks are numbered below this.
-const MAX_LBA: u64 = MAX_EXTENT * EXTENT_BLOCKS;
 /// At most this much is reserved ahead of decoding: counts are cheap to claim.
 const RESERVE: usize = 1 << 12;
 

@@ -41,3 +41,5 @@ pub const MAX_RECORDS: usize = 1 << 16;
 pub const MAX_NODE: usize = 1 << 20;
 /// Extents are numbered below this: 2^64 bytes of address.
 pub const MAX_EXTENT: u64 = 1 << 49;
+/// 4 KiB blocks are numbered below this.
+pub const MAX_LBA: u64 = MAX_EXTENT * EXTENT_BLOCKS;

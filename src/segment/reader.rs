@@ -16,6 +16,7 @@ const TAIL: u64 = 64 << 10;
 
 /// What [`read_index`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, taken apart at once")]
 pub enum IndexRead {
     /// The index.
     Index(SegmentIndex),

@@ -1,1 +1,137 @@
-//! (room: store)
+//! The object store: URLs, create-only puts that decide themselves, checked reads, retries, accounting, health.
+//!
+//! Everything above speaks [`Store`] and keys below the pool's prefix; only this room knows `object_store`. Its own
+//! retries are off: a create-only PUT that timed out may have landed, and only [`Store::put_new`] knows how to find out.
+
+mod attempt;
+mod backend;
+mod counts;
+mod delete;
+mod error;
+mod get;
+mod health;
+mod hedge;
+mod list;
+mod local;
+mod options;
+mod probe;
+mod put;
+mod retry;
+mod url;
+
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+pub(crate) mod timeline;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use object_store::ObjectStore;
+
+pub use counts::{CountRow, Kind};
+pub use error::StoreError;
+pub use health::{Health, LastError, Outage};
+pub use list::Listed;
+pub use options::{Cause, Patience, StoreOptions};
+pub use probe::Probe;
+pub use put::Put;
+
+use crate::env::Env;
+use backend::{Backend, Lister};
+use counts::Counts;
+use health::HealthCell;
+use hedge::Hedging;
+use retry::Pace;
+
+/// The largest object that is ever written or read whole, in bytes: a segment and some room.
+pub const MAX_OBJECT: u64 = 80 << 20;
+
+/// One pool's place in an object store. Cheap to clone; all clones share counts and health.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    backend: Backend,
+    /// Below the bucket (or the directory); no slash at either end; may be empty.
+    prefix: String,
+    /// How the store is called in messages.
+    label: String,
+    env: Env,
+    counts: Counts,
+    health: HealthCell,
+    hedging: Option<Hedging>,
+    pace: Pace,
+}
+
+impl Store {
+    /// Opens the store that `url` names: `file:///abs`, `s3://bucket/prefix`, `gs://`, `az://container/prefix`, or
+    /// `memory://NAME` (one per process and name). Sends no request, but for `file://` the directory must be there.
+    ///
+    /// # Errors
+    /// [`StoreError::Config`] for a URL or settings that cannot work, [`StoreError::NoSuchBucket`] for a missing directory.
+    pub fn open(url: &str, opts: &StoreOptions, env: Env) -> Result<Store, StoreError> {
+        let location = url::parse(url)?;
+        let backend = backend::open(&location, opts)?;
+        let hedging = backend.remote.then(Hedging::default);
+        Ok(Self::build(backend, location.prefix(), &location.to_string(), opts, hedging, env))
+    }
+
+    /// A store over any `object_store`, below `prefix`; for tests and the simulator. Lists by scanning, never hedges.
+    pub fn over(inner: Arc<dyn ObjectStore>, prefix: &str, label: &str, env: Env) -> Store {
+        let backend = Backend { objects: inner, lister: Lister::Scan, local: None, remote: false };
+        Self::build(backend, prefix, label, &StoreOptions::default(), None, env)
+    }
+
+    fn build(
+        backend: Backend,
+        prefix: &str,
+        label: &str,
+        opts: &StoreOptions,
+        hedging: Option<Hedging>,
+        env: Env,
+    ) -> Store {
+        let inner = Inner {
+            backend,
+            prefix: prefix.trim_matches('/').to_string(),
+            label: label.to_string(),
+            env,
+            counts: Counts::default(),
+            health: HealthCell::default(),
+            hedging,
+            pace: Pace::new(opts.attempt_timeout),
+        };
+        Store { inner: Arc::new(inner) }
+    }
+
+    /// What was opened, without secrets.
+    pub fn url(&self) -> &str {
+        &self.inner.label
+    }
+
+    /// The directory of a `file://` store: a device must not hold its own pool.
+    pub fn local_path(&self) -> Option<&Path> {
+        self.inner.backend.local.as_ref().map(|l| l.root())
+    }
+
+    /// Whether the store answers, since when it does not, and what it said last.
+    pub fn health(&self) -> Health {
+        self.inner.health.get()
+    }
+
+    /// Requests sent so far by kind and cause; rows without requests are left out.
+    pub fn counts(&self) -> Vec<CountRow> {
+        self.inner.counts.rows()
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Store").field(&self.inner.label).finish()
+    }
+}
