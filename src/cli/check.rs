@@ -240,9 +240,8 @@ impl Bench<'_> {
     /// Deletes what was written, and what may have been; answers why that failed, if it did.
     async fn clean_up(&self, small: u32, large: u32) -> Option<StoreError> {
         let keys = (0..large).map(|n| self.key("large", n)).chain((0..small).map(|n| self.key("small", n)));
-        let deletions = stream::iter(keys.map(|key| async move {
-            self.store.delete(&key, Cause::Probe, PATIENCE).await
-        }));
+        let deletions =
+            stream::iter(keys.map(|key| async move { self.store.delete(&key, Cause::Probe, PATIENCE).await }));
         deletions.buffer_unordered(PARALLEL).filter_map(async |r| r.err()).collect::<Vec<_>>().await.pop()
     }
 }

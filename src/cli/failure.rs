@@ -3,7 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use crate::host::{ControlError, StackedError};
+use crate::host::{ControlError, SocketError, StackedError};
 use crate::store::StoreError;
 
 /// Exit codes, as `esker --help` lists them.
@@ -46,7 +46,10 @@ pub type Outcome<T = ()> = Result<T, Failure>;
 impl Failure {
     /// `what` was being done or looked at, and `why` it failed, with what to do after a semicolon.
     pub fn new(exit: Exit, what: impl fmt::Display, why: impl fmt::Display) -> Self {
-        Self { exit, text: format!("{what}: {why}") }
+        let (what, why) = (what.to_string(), why.to_string());
+        // Messages of stores and volumes begin with what they are about.
+        let text = if why.starts_with(&what) { why } else { format!("{what}: {why}") };
+        Self { exit, text }
     }
 
     /// A failure without an exit code of its own.
@@ -100,6 +103,12 @@ impl HasExit for ControlError {
             ControlError::Stale(_) => Exit::NotFound,
             _ => Exit::Failure,
         }
+    }
+}
+
+impl HasExit for SocketError {
+    fn exit(&self) -> Exit {
+        Exit::Failure
     }
 }
 

@@ -59,7 +59,11 @@ pub async fn run(args: StatusArgs) -> Outcome {
     if answers.iter().any(|(_, a)| a.is_ok()) {
         return Ok(());
     }
-    Err(Failure::new(Exit::NotFound, "status", "no server of this user runs here; name its socket if it lies elsewhere"))
+    Err(Failure::new(
+        Exit::NotFound,
+        "status",
+        "no server of this user runs here; name its socket if it lies elsewhere",
+    ))
 }
 
 fn to_json((socket, answer): &(PathBuf, Result<Value, ControlError>)) -> Value {
@@ -127,7 +131,9 @@ fn scalar(name: &str, value: &Value) -> String {
         Value::Number(n) => match n.as_u64() {
             Some(v) if name == "bytes" || name == "size" || name.ends_with("_bytes") => show_size(v),
             Some(v) if name.ends_with("wall_ms") => show_time(v),
-            Some(v) if name.ends_with("_ms") => humantime::format_duration(std::time::Duration::from_millis(v)).to_string(),
+            Some(v) if name.ends_with("_ms") => {
+                humantime::format_duration(std::time::Duration::from_millis(v)).to_string()
+            }
             _ => n.to_string(),
         },
         Value::Bool(true) => "yes".into(),

@@ -10,16 +10,15 @@ use crate::store::{Store, StoreOptions};
 
 /// How to reach the store. Credentials come from the usual variables: AWS_ACCESS_KEY_ID and so on.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Store")]
 pub struct StoreArgs {
     /// The S3 (or Azure) endpoint, for stores other than AWS; by default AWS_ENDPOINT_URL
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", help_heading = "Store")]
     pub endpoint: Option<String>,
     /// The S3 region; by default AWS_REGION
-    #[arg(long)]
+    #[arg(long, help_heading = "Store")]
     pub region: Option<String>,
     /// Allow an http:// endpoint: data stays encrypted, but requests can be read and replayed on the way
-    #[arg(long)]
+    #[arg(long, help_heading = "Store")]
     pub allow_http: bool,
 }
 

@@ -19,7 +19,7 @@ use crate::cli::store_args::PoolArgs;
 #[command(after_help = "EXAMPLES:\n  \
     esker serve s3://bucket/pool data\n  \
     esker serve s3://bucket/pool data --unix /run/esker/data.nbd --cache-size 1G\n  \
-    esker serve s3://bucket/pool --tcp 0.0.0.0:10809 --tls-certificates /etc/esker/tls --tls-verify-peer\n  \
+    esker serve s3://bucket/pool --tcp 0.0.0.0:10809 --tls-certificates /etc/esker/tls\n  \
     esker serve file:///srv/pool vm1 --on-outage fail-after=30s")]
 pub struct ServeArgs {
     #[command(flatten)]

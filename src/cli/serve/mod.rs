@@ -22,8 +22,8 @@ use crate::host::{
 use crate::pool::{Pool, VolumeRecord};
 pub use args::ServeArgs;
 use args::TlsArg;
-use engine::{Engine, VolumeEngine};
-use exports::Offered;
+use engine::VolumeEngine;
+use exports::{Offered, OfferedExports};
 use listen::Listeners;
 use status::ServerStatus;
 use stop::Stop;
@@ -77,7 +77,8 @@ async fn prepare(args: &ServeArgs, reclaim: ReclaimReport, env: Env) -> Outcome<
         offered.attach_all().await?;
     }
     let uris = listeners.uris(&offered.names(), tls.is_some());
-    let server = Server::new(offered.clone(), ServerOptions { tls, ..ServerOptions::default() });
+    let server =
+        Server::new(Arc::new(OfferedExports(offered.clone())), ServerOptions { tls, ..ServerOptions::default() });
     let status = ServerStatus::new(pool, &env, offered.clone(), server.clone(), reclaim, warnings, uris.clone());
     Ok(Ready { offered, listeners, control, server, status: Arc::new(status), uris })
 }

@@ -21,7 +21,8 @@ impl Stop {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let (tell, told) = watch::channel(false);
         tokio::spawn(async move {
-            let mut next = async move || tokio::select! { _ = terminate.recv() => "SIGTERM", _ = interrupt.recv() => "SIGINT" };
+            let mut next =
+                async move || tokio::select! { _ = terminate.recv() => "SIGTERM", _ = interrupt.recv() => "SIGINT" };
             let name = next().await;
             tracing::info!("{name}: stopping; a second signal ends the server at once");
             tell.send_replace(true);
