@@ -170,7 +170,7 @@ pub(super) fn decode(codec: Codec, coded: Vec<u8>, len: usize) -> Result<Vec<u8>
             (out, n)
         }
     };
-    if n == len && out.len() == len { Ok(out) } else { Err(wrong) }
+    if n == len { Ok(out) } else { Err(wrong) }
 }
 
 /// The length that a Zstandard frame says it decompresses to; `None` if it says none, or more than `max`.

@@ -85,6 +85,7 @@ pub struct Opening {
 impl Opening {
     /// The object's bytes. `salt` is random and never used twice.
     pub fn seal(&self, keys: &PoolKeys, salt: [u8; 16]) -> Bytes {
+        debug_assert!(self.replay.iter().all(|r| r.first_seq <= r.end_seq), "{:?}", self.replay);
         seal_object(keys, ObjectKind::Opening, &opening_key(self.volume, self.epoch), salt, &self.encode())
     }
 

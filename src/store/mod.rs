@@ -20,7 +20,7 @@ mod retry;
 mod url;
 
 #[cfg(test)]
-mod faults;
+pub(crate) mod faults;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -57,6 +57,29 @@ fn every_truncation_is_noticed() {
     }
 }
 
+#[test]
+fn lengths_that_do_not_fit_are_refused() {
+    let (keys, built) = (keys(), sample(Compression::None));
+    let size = built.bytes.len() as u64;
+    for wrong in [size - 1, size + 1, size + 4096] {
+        let tail = &built.bytes[1..];
+        let e = read_index(&keys, built.id, wrong, tail).unwrap_err();
+        assert!(matches!(e, SegmentError::Malformed { part: Part::Trailer, .. }), "{e}");
+    }
+    let payload = built.index.encode();
+    let end = built.index.nodes.last().map(|n| n.record.offset + n.record.len).unwrap();
+    let decode = |first, end| SegmentIndex::decode(&payload, built.id, built.salt, first, end);
+    assert_eq!(decode(32, end).as_ref(), Ok(&built.index));
+    assert!(decode(32, end + 1).is_err() && decode(32, end - 1).is_err() && decode(33, end).is_err());
+}
+
+#[test]
+fn a_range_that_ends_before_it_starts_is_refused() {
+    let mut o = opening();
+    o.replay[0].first_seq = 301;
+    assert_eq!(Opening::decode(&o.encode()).unwrap_err().0, "range that ends before it starts");
+}
+
 trait ErrOrNeed {
     fn is_err_or_need(&self) -> bool;
 }
