@@ -1,0 +1,143 @@
+//! Finding the newest epoch of a volume and what its log holds, by LIST alone.
+
+use futures::future::try_join_all;
+
+use crate::segment::log_prefix;
+use crate::store::{Cause, Listed, Patience, Store, StoreError};
+
+/// Keys of one LIST page.
+const PAGE: usize = 1000;
+/// Probes sent side by side to find the end of a long log.
+const PROBES: u64 = 24;
+
+/// One object of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LogEntry {
+    pub seq: u64,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// The newest epoch and its log objects after the opening, ascending; those of a long log from somewhere before its
+/// last page on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    pub epoch: u32,
+    pub entries: Vec<LogEntry>,
+}
+
+/// One LIST for logs of up to a page; a few rounds of parallel ones for longer logs.
+pub(super) async fn newest(store: &Store, volume: u32, patience: Patience) -> Result<Option<Found>, StoreError> {
+    let listed = store.list(&format!("log/{volume:08x}/"), None, PAGE, Cause::Recovery, patience).await?;
+    let Some(epoch) = listed.iter().find_map(|l| Some(parse(&l.key)?.0)) else { return Ok(None) };
+    let mut entries = of_epoch(&listed, epoch);
+    if listed.len() == PAGE && entries.len() == PAGE {
+        let last = entries[PAGE - 1].seq;
+        if let Some(near_end) = find_end(store, volume, epoch, last, patience).await? {
+            let from = near_end.saturating_sub(PAGE as u64);
+            entries = range(store, volume, epoch, from, None, patience).await?;
+        }
+    }
+    entries.retain(|e| e.seq > 0);
+    Ok(Some(Found { epoch, entries }))
+}
+
+/// A seq less than a page before the end of a log that goes beyond `after`; `None` if it ends there.
+async fn find_end(
+    store: &Store,
+    volume: u32,
+    epoch: u32,
+    after: u64,
+    patience: Patience,
+) -> Result<Option<u64>, StoreError> {
+    let exists_after = |seq: u64| async move {
+        let start = format!("{}{seq:016x}", log_prefix(volume, epoch));
+        let got = store.list(&log_prefix(volume, epoch), Some(&start), 1, Cause::Recovery, patience).await?;
+        Ok::<_, StoreError>(!got.is_empty())
+    };
+    // `low` has something after it, `high` has nothing.
+    let steps = (0..PROBES).map(|i| after + ((PAGE as u64) << i) - PAGE as u64);
+    let hits = try_join_all(steps.clone().map(exists_after)).await?;
+    let Some(mut low) = steps.clone().zip(&hits).filter(|(_, hit)| **hit).map(|(s, _)| s).last() else {
+        return Ok(None);
+    };
+    let mut high = steps.zip(&hits).find(|(s, hit)| *s > low && !**hit).map_or(u64::MAX, |(s, _)| s);
+    while high - low > PAGE as u64 {
+        let step = ((high - low) / PROBES).max(1);
+        let marks: Vec<u64> = (1..PROBES).map(|i| low + i * step).filter(|m| *m < high).collect();
+        let hits = try_join_all(marks.iter().map(|m| exists_after(*m))).await?;
+        for (mark, hit) in marks.into_iter().zip(hits) {
+            if hit {
+                low = low.max(mark);
+            } else {
+                high = high.min(mark);
+            }
+        }
+    }
+    Ok(Some(low))
+}
+
+/// The log objects of an epoch after seq `after` (`None` as `end`: to the end), page after page.
+pub(super) async fn range(
+    store: &Store,
+    volume: u32,
+    epoch: u32,
+    after: u64,
+    end: Option<u64>,
+    patience: Patience,
+) -> Result<Vec<LogEntry>, StoreError> {
+    let prefix = log_prefix(volume, epoch);
+    let mut entries: Vec<LogEntry> = Vec::new();
+    let mut after = after;
+    loop {
+        let start = format!("{prefix}{after:016x}");
+        let page = store.list(&prefix, Some(&start), PAGE, Cause::Recovery, patience).await?;
+        let full = page.len() == PAGE;
+        entries.extend(of_epoch(&page, epoch));
+        match entries.last() {
+            Some(last) if full && end.is_none_or(|e| last.seq < e) => after = last.seq,
+            _ => break,
+        }
+    }
+    entries.retain(|e| end.is_none_or(|end| e.seq < end));
+    Ok(entries)
+}
+
+fn of_epoch(listed: &[Listed], epoch: u32) -> Vec<LogEntry> {
+    let parsed = listed.iter().filter_map(|l| parse(&l.key).map(|(e, seq)| (e, LogEntry { seq, size: l.size })));
+    parsed.take_while(|(e, _)| *e == epoch).map(|(_, entry)| entry).collect()
+}
+
+/// The epoch and seq in a log object's key; `None` for a key of another shape.
+fn parse(key: &str) -> Option<(u32, u64)> {
+    let mut parts = key.rsplit('/');
+    let seq = u64::from_str_radix(parts.next()?, 16).ok()?;
+    let epoch = !u64::from_str_radix(parts.next()?, 16).ok()?;
+    Some((u32::try_from(epoch).ok()?, seq))
+}
+
+/// How many objects stand at consecutive seqs from `entries[0]` on.
+pub(super) fn contiguous(entries: &[LogEntry]) -> usize {
+    let first = entries.first().map_or(0, |e| e.seq);
+    entries.iter().enumerate().take_while(|(i, e)| e.seq == first + *i as u64).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::segment::SegmentId;
+
+    #[test]
+    fn keys_parse_and_strangers_do_not() {
+        assert_eq!(parse(&SegmentId::log(7, 3, 258).key()), Some((3, 258)));
+        assert_eq!(parse("log/00000007/x/1"), None);
+        assert_eq!(parse("log"), None);
+    }
+
+    #[test]
+    fn a_gap_ends_the_run() {
+        let e = |seq| LogEntry { seq, size: 1 };
+        assert_eq!(contiguous(&[e(0), e(1), e(3)]), 2);
+        assert_eq!(contiguous(&[]), 0);
+    }
+}
