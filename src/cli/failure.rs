@@ -3,8 +3,13 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use esker_block::BlockError;
+
 use crate::host::{ControlError, SocketError, StackedError};
+use crate::journal::RingError;
+use crate::pool::PoolError;
 use crate::store::StoreError;
+use crate::volume::AttachError;
 
 /// Exit codes, as `esker --help` lists them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +92,47 @@ impl HasExit for StoreError {
             StoreError::Config(_) => Exit::Usage,
             StoreError::NoSuchBucket { .. } | StoreError::NotFound { .. } => Exit::NotFound,
             _ => Exit::Store,
+        }
+    }
+}
+
+impl HasExit for PoolError {
+    fn exit(&self) -> Exit {
+        match self {
+            PoolError::Store(e) => e.exit(),
+            PoolError::WrongPassword => Exit::WrongPassword,
+            PoolError::NotAPool(_) | PoolError::NoSuchVolume(_) => Exit::NotFound,
+            PoolError::EmptyPassword
+            | PoolError::Argon2(_)
+            | PoolError::Name(_)
+            | PoolError::Size(_)
+            | PoolError::BlockSize(_) => Exit::Usage,
+            _ => Exit::Failure,
+        }
+    }
+}
+
+impl HasExit for AttachError {
+    fn exit(&self) -> Exit {
+        match self {
+            AttachError::InUse { .. } | AttachError::LostRace { .. } | AttachError::Ring(RingError::Busy { .. }) => {
+                Exit::InUse
+            }
+            AttachError::Deleted { .. } => Exit::NotFound,
+            AttachError::Ring(RingError::Size { .. }) => Exit::Usage,
+            AttachError::Store(e) => e.exit(),
+            AttachError::Volume { source, .. } => source.exit(),
+            _ => Exit::Failure,
+        }
+    }
+}
+
+impl HasExit for BlockError {
+    fn exit(&self) -> Exit {
+        match self {
+            BlockError::Fenced => Exit::InUse,
+            BlockError::Store(_) => Exit::Store,
+            _ => Exit::Failure,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand.
 
+mod attach_args;
 mod check;
 mod completions;
 mod failure;

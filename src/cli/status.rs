@@ -76,7 +76,7 @@ fn to_json((socket, answer): &(PathBuf, Result<Value, ControlError>)) -> Value {
     Value::Object(object)
 }
 
-/// Indented `name: value` lines. Names that end in `_bytes`, `_ms` and `wall_ms` are shown in units people read, so
+/// Indented `name: value` lines. Names that end in `_bytes`, `_ms`, `wall_ms` and such are shown in units people read, so
 /// that the engine can add to its status without this command knowing.
 fn render(status: &Value) -> String {
     let mut out = String::new();
@@ -126,10 +126,15 @@ fn label(name: &str) -> String {
     stem.replace('_', " ")
 }
 
+fn is_size(name: &str) -> bool {
+    let whole = ["bytes", "size", "map_dirty", "map_leaves"];
+    whole.contains(&name) || ["_bytes", "_size", "_used"].iter().any(|s| name.ends_with(s))
+}
+
 fn scalar(name: &str, value: &Value) -> String {
     match value {
         Value::Number(n) => match n.as_u64() {
-            Some(v) if name == "bytes" || name == "size" || name.ends_with("_bytes") => show_size(v),
+            Some(v) if is_size(name) => show_size(v),
             Some(v) if name.ends_with("wall_ms") => show_time(v),
             Some(v) if name.ends_with("_ms") => {
                 humantime::format_duration(std::time::Duration::from_millis(v)).to_string()

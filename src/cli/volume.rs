@@ -3,8 +3,10 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use clap::{Args, Subcommand};
+use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
+use super::attach_args::AttachArgs;
 use super::failure::{Doing, Exit, Failure, Outcome};
 use super::output::{self, print_json, show_time, table};
 use super::size::{parse_size, show_size};
@@ -12,7 +14,7 @@ use super::store_args::PoolArgs;
 use crate::env::Env;
 use crate::host::hex16;
 use crate::pool::{NewVolume, VolumeRecord};
-use crate::segment::Compression;
+use crate::volume;
 
 /// Create, list, show and delete volumes
 #[derive(Debug, Args)]
@@ -85,7 +87,8 @@ struct ShowArgs {
 
 /// Delete a volume
 ///
-/// Its name is free afterwards; its data cannot be had back.
+/// Takes the volume first, as serving it would, so one that is in use is refused. Its name is free afterwards; its data
+/// cannot be had back. A delete that was interrupted is finished by running it again.
 #[derive(Debug, Args)]
 #[command(after_help = "EXAMPLES:\n  \
     esker volume delete s3://bucket/pool data\n  \
@@ -95,6 +98,8 @@ struct DeleteArgs {
     pool: PoolArgs,
     /// The volume
     name: String,
+    #[command(flatten)]
+    attach: AttachArgs,
     /// Do not ask
     #[arg(long)]
     yes: bool,
@@ -114,11 +119,7 @@ async fn create(args: CreateArgs, env: Env) -> Outcome {
         name: args.name.clone(),
         size: args.size,
         block_size: if args.block_size == "512" { 512 } else { 4096 },
-        compression: match args.compression.as_str() {
-            "zstd" => Compression::Zstd,
-            "none" => Compression::None,
-            _ => Compression::Lz4,
-        },
+        compression: args.compression.parse().map_err(|e| Failure::new(Exit::Usage, "--compression", e))?,
     };
     let pool = args.pool.open(&env).await?;
     let record = pool.create_volume(new, &env).await.doing(format_args!("volume {}", args.name))?;
@@ -166,8 +167,14 @@ async fn delete(args: DeleteArgs, env: Env) -> Outcome {
     if !args.yes {
         confirm(&record)?;
     }
+    let options = args.attach.options(&args.attach.dirs()?, &env)?;
+    let progress = ProgressBar::new_spinner();
+    let tell = |objects: u64| progress.set_message(format!("{objects} objects deleted"));
+    let deleted = volume::delete(&pool, &record, &options, &env, tell).await.doing(&what)?;
+    progress.finish_and_clear();
     pool.delete_volume_record(&args.name, &env).await.doing(&what)?;
-    output::line(format_args!("deleted volume {}", args.name))
+    let (objects, bytes) = (deleted.objects, show_size(deleted.bytes));
+    output::line(format_args!("deleted volume {}: {objects} objects, {bytes}", args.name))
 }
 
 fn confirm(record: &VolumeRecord) -> Outcome {

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use crate::cli::attach_args::AttachArgs;
 use crate::cli::size::parse_size;
 use crate::cli::store_args::PoolArgs;
+use crate::volume::OnOutage;
 
 /// Serve volumes over NBD
 ///
@@ -53,31 +55,21 @@ pub struct ServeArgs {
     #[arg(long, value_name = "PATH", help_heading = "Listening")]
     pub control: Option<PathBuf>,
 
-    /// Directory of the journal, on a tmpfs: acknowledged writes stay there until they are in the store
-    #[arg(long, value_name = "DIR", help_heading = "Data")]
-    pub journal_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub attach: AttachArgs,
     /// Size of each volume's journal [default: 256M, or 5 % of memory where that is less]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Data")]
     pub journal_size: Option<u64>,
     /// Memory for each volume's read cache
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size, help_heading = "Data")]
     pub cache_size: u64,
-    /// Directory of what is kept across boots
-    #[arg(long, value_name = "DIR", help_heading = "Data")]
-    pub state_dir: Option<PathBuf>,
     /// A write goes to the store at the latest after this long, flushed or not
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_age, help_heading = "Data")]
     pub max_unflushed_age: Duration,
     /// What requests do while the store does not answer: `wait`, or `fail-after=TIME`
     #[arg(long, value_name = "POLICY", default_value = "wait", value_parser = parse_outage, help_heading = "Data")]
-    pub on_outage: OutageArg,
+    pub on_outage: OnOutage,
 
-    /// Take volumes although their present writer may be alive; it is fenced off
-    #[arg(long, help_heading = "Recovery")]
-    pub takeover: bool,
-    /// Go on although acknowledged writes in a journal are lost by it
-    #[arg(long, help_heading = "Recovery")]
-    pub lose_journal: bool,
     /// Refuse the volume if its newest epoch is below this one: the bucket was rolled back
     #[arg(long, value_name = "EPOCH", help_heading = "Recovery")]
     pub expect: Option<u32>,
@@ -100,21 +92,12 @@ pub enum TlsArg {
     Require,
 }
 
-/// What requests do while the store does not answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OutageArg {
-    /// Wait for it.
-    Wait,
-    /// Fail once it has been away for this long.
-    FailAfter(Duration),
-}
-
-fn parse_outage(text: &str) -> Result<OutageArg, String> {
+fn parse_outage(text: &str) -> Result<OnOutage, String> {
     if text == "wait" {
-        return Ok(OutageArg::Wait);
+        return Ok(OnOutage::Wait);
     }
     let time = text.strip_prefix("fail-after=").ok_or("say `wait` or `fail-after=30s`")?;
-    humantime::parse_duration(time).map(OutageArg::FailAfter).map_err(|e| e.to_string())
+    humantime::parse_duration(time).map(OnOutage::FailAfter).map_err(|e| e.to_string())
 }
 
 fn parse_age(text: &str) -> Result<Duration, String> {
@@ -146,8 +129,8 @@ mod tests {
 
     #[test]
     fn outage_policies() {
-        assert_eq!(parse_outage("wait"), Ok(OutageArg::Wait));
-        assert_eq!(parse_outage("fail-after=30s"), Ok(OutageArg::FailAfter(Duration::from_secs(30))));
+        assert_eq!(parse_outage("wait"), Ok(OnOutage::Wait));
+        assert_eq!(parse_outage("fail-after=30s"), Ok(OnOutage::FailAfter(Duration::from_secs(30))));
         for bad in ["", "fail", "fail-after", "fail-after=", "fail-after=x", "Wait"] {
             assert!(parse_outage(bad).is_err(), "{bad}");
         }

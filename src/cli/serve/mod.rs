@@ -71,7 +71,7 @@ async fn prepare(args: &ServeArgs, reclaim: ReclaimReport, env: Env) -> Outcome<
     }
     .doing("control socket")?;
 
-    let engine = VolumeEngine::new(args, &dirs, pool.clone(), &env).doing(dirs.state.display())?;
+    let engine = VolumeEngine::new(args, &dirs, pool.clone(), &env)?;
     let offered = Arc::new(Offered::new(pool.clone(), Arc::new(engine), records, args));
     if !args.volumes.is_empty() {
         offered.attach_all().await?;
@@ -130,15 +130,7 @@ fn tls_options(args: &ServeArgs) -> Outcome<Option<TlsOptions>> {
 }
 
 fn directories(args: &ServeArgs) -> Outcome<Dirs> {
-    let mut dirs = Dirs::of_this_user();
-    if let Some(dir) = &args.journal_dir {
-        dirs.journal.clone_from(dir);
-    }
-    if let Some(dir) = &args.state_dir {
-        dirs.state.clone_from(dir);
-    }
-    make_private_dir(&dirs.journal).doing("journal directory")?;
-    make_private_dir(&dirs.state).doing("state directory")?;
+    let dirs = args.attach.dirs()?;
     if args.control.is_none() || (args.unix.is_none() && args.tcp.is_none()) {
         make_private_dir(&dirs.runtime).doing("runtime directory")?;
     }
