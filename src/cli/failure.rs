@@ -147,7 +147,8 @@ impl HasExit for ControlError {
     fn exit(&self) -> Exit {
         match self {
             ControlError::Stale(_) => Exit::NotFound,
-            _ => Exit::Failure,
+            ControlError::Io { source, .. } => source.exit(),
+            ControlError::Answer { .. } => Exit::Failure,
         }
     }
 }
