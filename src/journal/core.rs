@@ -56,8 +56,8 @@ impl Core {
         header.write(&self.mem, at, ring);
         space.extend(room.record, size);
         note_next_op(&self.mem, header.op + 1);
-        self.head.store(space.head.position, Ordering::SeqCst);
-        self.next_op.store(space.head.op, Ordering::SeqCst);
+        self.head.store(space.head.position, Ordering::Release);
+        self.next_op.store(space.head.op, Ordering::Release);
         drop(space);
         if let OpHeader::Batch(parts) = op {
             write_table(&self.mem, at, parts);
@@ -114,7 +114,7 @@ impl Core {
         let there = position >= self.tail.load(Ordering::SeqCst);
         if there {
             let end = position.checked_add(buf.len() as u64);
-            assert!(end.is_some_and(|e| e <= self.head.load(Ordering::SeqCst)), "a position the ring never gave out");
+            assert!(end.is_some_and(|e| e <= self.head.load(Ordering::Acquire)), "a position the ring never gave out");
             self.mem.copy_out(self.place(position), buf);
         }
         if self.pins.leave(pin) {

@@ -88,16 +88,22 @@ pub(super) fn open(path: &Path, require_tmpfs: bool) -> Result<(File, Fixed), Ri
     Ok((file, fixed))
 }
 
-/// Opens the ring file to look at it; true if somebody holds it.
-pub(super) fn open_to_look(path: &Path) -> Result<(File, Fixed, bool), RingError> {
+/// Opens the ring file to look at it.
+pub(super) fn open_to_look(path: &Path) -> Result<(File, Fixed), RingError> {
     let file = open_plain(path, false)?;
     let fixed = read_fixed(path, &file)?;
-    let busy = match flock(&file, FlockOperation::NonBlockingLockShared) {
-        Ok(()) => false,
-        Err(Errno::WOULDBLOCK) => true,
-        Err(e) => return Err(io_error("locking the journal", path, e)),
-    };
-    Ok((file, fixed, busy))
+    Ok((file, fixed))
+}
+
+/// Whether somebody else holds the ring now.
+pub(super) fn is_busy(path: &Path, file: &File) -> Result<bool, RingError> {
+    // Let go at once: who opens the ring meanwhile must not be refused for long.
+    let asked = flock(file, FlockOperation::NonBlockingLockShared).and_then(|()| flock(file, FlockOperation::Unlock));
+    match asked {
+        Ok(()) => Ok(false),
+        Err(Errno::WOULDBLOCK) => Ok(true),
+        Err(e) => Err(io_error("locking the journal", path, e)),
+    }
 }
 
 fn open_plain(path: &Path, write: bool) -> Result<File, RingError> {

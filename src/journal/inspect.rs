@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::error::RingError;
 use super::file;
-use super::layout::{DATA_AT, Tail, noted_next_op};
+use super::layout::{DATA_AT, Fixed, Tail, noted_next_op};
 use super::memory::Memory;
 use super::record::State;
 use super::replay::{Damage, replay};
@@ -34,29 +34,49 @@ pub struct RingSummary {
 impl Ring {
     /// Looks at a ring file without taking or changing it.
     pub fn inspect(path: &Path) -> Result<RingSummary, RingError> {
-        let (file, fixed, busy) = file::open_to_look(path)?;
+        let (file, fixed) = file::open_to_look(path)?;
         let len = usize::try_from(DATA_AT + fixed.bytes).unwrap_or(usize::MAX);
         let mem = Memory::map_read_only(&file, len).map_err(|e| file::io_error("mapping the journal", path, e))?;
         let damaged = |Damage { op, why }| RingError::Damaged { path: path.to_owned(), op, why };
-        let (mut records, mut bytes) = (0, 0);
-        let (first_op, next_op) = if busy {
-            // Its holder changes it under our eyes, so only what is one word each is looked at.
-            let none = Damage { op: 0, why: "neither copy of the replay position is valid" };
-            let tail = Tail::read(&mem, &fixed.ring).ok_or(none).map_err(damaged)?;
-            let next_op = noted_next_op(&mem).max(tail.op);
-            records = next_op - tail.op;
-            (tail.op, next_op)
-        } else {
-            let ends = replay(&mem, fixed.bytes, &fixed.ring, |found| {
-                if found.state == State::Complete {
-                    records += 1;
-                    bytes += found.header.size();
-                }
-            });
-            let ends = ends.map_err(damaged)?;
-            (ends.tail.op, ends.head.op)
-        };
-        let (pool, volume, ring) = (fixed.pool, fixed.volume, fixed.ring);
-        Ok(RingSummary { pool, volume, ring, first_op, next_op, records, bytes, busy })
+        if !file::is_busy(path, &file)? {
+            let summary = idle(&mem, &fixed);
+            // Whoever took it while it was looked at may have changed it under our eyes.
+            if !file::is_busy(path, &file)? {
+                return summary.map_err(damaged);
+            }
+        }
+        busy(&mem, &fixed).map_err(damaged)
     }
+}
+
+/// Walks all records of a ring that nobody holds.
+fn idle(mem: &Memory, fixed: &Fixed) -> Result<RingSummary, Damage> {
+    let (mut records, mut bytes) = (0, 0);
+    let ends = replay(mem, fixed.bytes, &fixed.ring, |found| {
+        if found.state == State::Complete {
+            records += 1;
+            bytes += found.header.size();
+        }
+    })?;
+    Ok(summary(fixed, ends.tail.op, ends.head.op, records, bytes, false))
+}
+
+/// Looks only at the ends of a ring whose holder changes it meanwhile.
+fn busy(mem: &Memory, fixed: &Fixed) -> Result<RingSummary, Damage> {
+    let mut tries = 0;
+    let tail = loop {
+        match Tail::read(mem, &fixed.ring) {
+            Ok(tail) => break tail,
+            // It may have been read in the middle of a change.
+            Err(_) if tries < 1000 => tries += 1,
+            Err(why) => return Err(Damage { op: 0, why }),
+        }
+    };
+    let next_op = noted_next_op(mem).max(tail.op);
+    Ok(summary(fixed, tail.op, next_op, next_op - tail.op, 0, true))
+}
+
+fn summary(fixed: &Fixed, first_op: u64, next_op: u64, records: u64, bytes: u64, busy: bool) -> RingSummary {
+    let Fixed { pool, volume, ring, .. } = *fixed;
+    RingSummary { pool, volume, ring, first_op, next_op, records, bytes, busy }
 }

@@ -38,6 +38,10 @@ pub(super) fn load(mem: &Memory, at: usize) -> u64 {
 
 /// Stores a little-endian word.
 pub(super) fn store(mem: &Memory, at: usize, word: u64, order: Ordering) {
+    #[cfg(test)]
+    if super::tests::stores::is_dead() {
+        return;
+    }
     mem.word(at).store(word.to_le(), order);
 }
 
@@ -148,14 +152,24 @@ impl Tail {
         store(mem, at + 24, valid_word(ring, &words), Ordering::Release);
     }
 
-    /// The tail that counts, or none if both slots are invalid.
-    pub fn read(mem: &Memory, ring: &[u8; 16]) -> Option<Self> {
-        let slot = |at: usize| {
+    /// The tail that counts. A crash leaves at most one copy that is marked as meaning nothing; anything else is damage.
+    pub fn read(mem: &Memory, ring: &[u8; 16]) -> Result<Self, &'static str> {
+        let mut newest: Option<Self> = None;
+        for (i, at) in TAIL_AT.into_iter().enumerate() {
+            let mark = load(mem, at + 24);
             let words = [load(mem, at), load(mem, at + 8), load(mem, at + 16)];
             let [sequence, position, op] = words;
-            (load(mem, at + 24) == valid_word(ring, &words)).then_some(Self { sequence, position, op })
-        };
-        TAIL_AT.into_iter().filter_map(slot).max_by_key(|t| t.sequence)
+            if mark == 0 {
+                continue;
+            }
+            if mark != valid_word(ring, &words) || sequence % 2 == i as u64 % 2 {
+                return Err("a copy of the replay position has a wrong checksum");
+            }
+            if newest.is_none_or(|n| n.sequence < sequence) {
+                newest = Some(Self { sequence, position, op });
+            }
+        }
+        newest.ok_or("neither copy of the replay position is valid")
     }
 }
 

@@ -13,8 +13,8 @@ use crate::segment::BLOCK;
 pub const HEADER: u64 = 64;
 /// The most parts of one batch.
 pub const MAX_PARTS: usize = 4096;
-/// The most data in one record, in blocks.
-pub const MAX_BLOCKS: u64 = (MAX_OP_BYTES / BLOCK) as u64;
+/// The most data in one write, in blocks: 1 MiB that begins inside a block touches one more.
+pub const MAX_BLOCKS: u64 = (MAX_OP_BYTES / BLOCK) as u64 + 1;
 /// Bytes of one entry of a batch's table.
 const PART: u64 = 24;
 /// Blocks in 2^64 bytes.
@@ -218,12 +218,13 @@ impl Kind {
     }
 }
 
+/// A record's state. Words that no single damaged byte turns into one another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u64)]
 pub(super) enum State {
-    Incomplete = 1,
-    Complete = 2,
-    Void = 3,
+    Incomplete = u64::from_le_bytes(*b"unfinish"),
+    Complete = u64::from_le_bytes(*b"COMPLETE"),
+    Void = u64::from_le_bytes(*b"--void--"),
 }
 
 /// A record's header, without its state.

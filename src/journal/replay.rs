@@ -30,8 +30,7 @@ pub(super) struct Ends {
 
 /// Visits all records from the tail on, in order, and answers where they begin and end.
 pub(super) fn replay(mem: &Memory, bytes: u64, ring: &[u8; 16], mut visit: impl FnMut(Found)) -> Result<Ends, Damage> {
-    let none = Damage { op: 0, why: "neither copy of the replay position is valid" };
-    let tail = Tail::read(mem, ring).ok_or(none)?;
+    let tail = Tail::read(mem, ring).map_err(|why| Damage { op: 0, why })?;
     if !tail.position.is_multiple_of(HEADER) || tail.position > u64::MAX / 2 || tail.op > u64::MAX / 2 {
         return Err(Damage { op: tail.op, why: "the replay position is out of range" });
     }

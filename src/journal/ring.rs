@@ -18,7 +18,7 @@ use super::pins::Pins;
 use super::record::{OpHeader, Record, RecordKind, State, clear, set_state, state};
 use super::replay::{Damage, replay};
 use super::slot::Slot;
-use super::space::{Mark, Space};
+use super::space::{Mark, Marks, Space};
 
 /// Whether the ring's pages are locked in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -80,7 +80,7 @@ pub enum Stop {
 pub struct Collected {
     /// The first operation that was not collected.
     pub next_op: u64,
-    /// Bytes of data in the records collected.
+    /// Bytes of the bodies collected, the tables of batches included.
     pub body_bytes: usize,
     /// Why it ended there.
     pub stop: Stop,
@@ -119,13 +119,13 @@ impl Ring {
     fn start(path: &Path, file: std::fs::File, fixed: Fixed, opts: &RingOptions) -> Result<Self, RingError> {
         static TAGS: AtomicU32 = AtomicU32::new(1);
         let mem = map(path, &file, &fixed, opts.mlock)?;
-        let mut marks = Vec::new();
+        let mut marks = Marks::new(fixed.bytes);
         let mut dead = Vec::new();
         let ends = replay(&mem, fixed.bytes, &fixed.ring, |found| {
             if found.state == State::Incomplete {
                 dead.push(found.place);
             }
-            marks.push(found.mark);
+            marks.add(found.mark);
         });
         let ends = ends.map_err(|Damage { op, why }| RingError::Damaged { path: path.to_owned(), op, why })?;
         for place in dead {
@@ -133,8 +133,7 @@ impl Ring {
         }
         note_next_op(&mem, ends.head.op);
         let tail = Mark { op: ends.tail.op, position: ends.tail.position };
-        let mut space = Space::new(fixed.bytes, tail, ends.head, ends.tail.sequence);
-        marks.into_iter().for_each(|m| space.mark(m));
+        let space = Space::new(fixed.bytes, tail, ends.head, ends.tail.sequence, marks);
         let core = Core {
             mem,
             fixed,
@@ -182,11 +181,11 @@ impl Ring {
     }
 
     /// Appends to `out` the records from `from_op` (or the oldest left, if that is later) to `through_op`, in order:
-    /// up to the first that is still being filled, and at most `max_body` bytes of data, but always one record.
+    /// up to the first that is still being filled, and at most `max_body` bytes of bodies, but always one record.
     pub fn collect(&self, from_op: u64, through_op: u64, max_body: usize, out: &mut Vec<Record>) -> Collected {
         let hold = self.hold(from_op);
         let mut collected = Collected { next_op: hold.op(), body_bytes: 0, stop: Stop::Head };
-        let mut walk = self.core.walk(hold.position(), self.core.head.load(Ordering::SeqCst));
+        let mut walk = self.core.walk(hold.position(), self.core.head.load(Ordering::Acquire));
         let first = out.len();
         while let Some((header, at)) = walk.peek() {
             if header.op > through_op {
@@ -232,7 +231,7 @@ impl Ring {
 
     /// The number that the next operation gets.
     pub fn next_op(&self) -> u64 {
-        self.core.next_op.load(Ordering::SeqCst)
+        self.core.next_op.load(Ordering::Acquire)
     }
 
     /// The oldest operation left; equals [`Ring::next_op`] if none is.

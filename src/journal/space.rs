@@ -18,6 +18,24 @@ pub(super) struct Mark {
     pub position: u64,
 }
 
+/// Places of some records, in order, so that finding any walks over few others.
+pub(super) struct Marks(VecDeque<Mark>);
+
+impl Marks {
+    /// None yet. Preallocated: under memory pressure the write path must not need more.
+    pub fn new(bytes: u64) -> Self {
+        Self(VecDeque::with_capacity((bytes / (MARK_OPS * HEADER) + bytes / MARK_BYTES + 2) as usize))
+    }
+
+    /// Remembers where a record is, if the last remembered one is far.
+    pub fn add(&mut self, record: Mark) {
+        let near = |last: &Mark| record.op - last.op < MARK_OPS && record.position - last.position < MARK_BYTES;
+        if !self.0.back().is_some_and(near) {
+            self.0.push_back(record);
+        }
+    }
+}
+
 struct Grace {
     phase: u64,
     target: u64,
@@ -37,7 +55,7 @@ pub(super) struct Space {
     /// Everything before it was freed, and all pins from before that have left.
     unpinned: u64,
     grace: Option<Grace>,
-    marks: VecDeque<Mark>,
+    marks: Marks,
     holds: Vec<(u64, u64)>,
     next_hold: u64,
 }
@@ -50,9 +68,7 @@ pub(super) struct Room {
 
 impl Space {
     /// The space between two marks of a ring of `bytes`.
-    pub fn new(bytes: u64, tail: Mark, head: Mark, tail_sequence: u64) -> Self {
-        // Preallocated: under memory pressure the write path must not need more.
-        let most = (bytes / (MARK_OPS * HEADER) + bytes / MARK_BYTES + 2) as usize;
+    pub fn new(bytes: u64, tail: Mark, head: Mark, tail_sequence: u64, marks: Marks) -> Self {
         Self {
             bytes,
             head,
@@ -61,7 +77,7 @@ impl Space {
             reuse: tail.position,
             unpinned: tail.position,
             grace: None,
-            marks: VecDeque::with_capacity(most),
+            marks,
             holds: Vec::with_capacity(64),
             next_hold: 0,
         }
@@ -83,33 +99,22 @@ impl Space {
 
     /// Notes a record that was put at the head.
     pub fn extend(&mut self, record: Mark, size: u64) {
-        self.mark(record);
+        self.marks.add(record);
         self.head = Mark { op: record.op + 1, position: record.position + size };
-    }
-
-    /// Remembers where a record is, if the last remembered one is far.
-    pub fn mark(&mut self, record: Mark) {
-        let far = self
-            .marks
-            .back()
-            .is_none_or(|last| record.op - last.op >= MARK_OPS || record.position - last.position >= MARK_BYTES);
-        if far {
-            self.marks.push_back(record);
-        }
     }
 
     /// A record at or before `op`, as near as is known without walking; the tail if that is later.
     pub fn near(&self, op: u64) -> Mark {
-        let after = self.marks.partition_point(|m| m.op <= op);
-        let mark = after.checked_sub(1).and_then(|i| self.marks.get(i)).copied();
+        let after = self.marks.0.partition_point(|m| m.op <= op);
+        let mark = after.checked_sub(1).and_then(|i| self.marks.0.get(i)).copied();
         mark.filter(|m| m.op > self.tail.op).unwrap_or(self.tail)
     }
 
     /// Moves the tail; it was persisted.
     pub fn set_tail(&mut self, tail: Mark) {
         self.tail = tail;
-        while self.marks.front().is_some_and(|m| m.op < tail.op) {
-            self.marks.pop_front();
+        while self.marks.0.front().is_some_and(|m| m.op < tail.op) {
+            self.marks.0.pop_front();
         }
     }
 

@@ -53,6 +53,15 @@ impl Base {
         self.bytes + self.inners.capacity() * 32
     }
 
+    /// Checks the accounts, and that every inner node is where its parent says.
+    #[cfg(test)]
+    pub fn audit(&self) {
+        assert_eq!(self.bytes, self.inners.values().map(|i| i.bytes()).sum::<usize>());
+        for &(level, index) in self.inners.keys() {
+            assert!(matches!(self.locate(level, index), Located::At(_)), "an inner node outside of the tree");
+        }
+    }
+
     pub fn inner(&self, level: u8, index: u64) -> Option<&Arc<Inner>> {
         self.inners.get(&(level, index))
     }

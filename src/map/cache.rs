@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::RwLock;
@@ -19,7 +18,7 @@ const ENTRY_BYTES: usize = 96;
 struct Cached {
     /// What the leaf was read from: an entry counts only for who wants this record.
     record: RecordRef,
-    leaf: Arc<Leaf>,
+    leaf: Leaf,
     used: AtomicBool,
 }
 
@@ -67,7 +66,7 @@ impl LeafCache {
         Some(f(&cached.leaf))
     }
 
-    pub fn get(&self, leaf: u64, record: &RecordRef) -> Option<Arc<Leaf>> {
+    pub fn get(&self, leaf: u64, record: &RecordRef) -> Option<Leaf> {
         let shard = self.shard(leaf).read();
         shard.by_leaf.get(&leaf).filter(|c| c.record == *record).map(|c| c.leaf.clone())
     }
@@ -77,7 +76,7 @@ impl LeafCache {
     }
 
     /// Keeps a leaf, and makes room. The newest leaf itself stays, however large.
-    pub fn insert(&self, leaf: u64, record: RecordRef, content: Arc<Leaf>) {
+    pub fn insert(&self, leaf: u64, record: RecordRef, content: Leaf) {
         let size = content.bytes() + ENTRY_BYTES;
         let new = Cached { record, leaf: content, used: AtomicBool::new(false) };
         let old = {

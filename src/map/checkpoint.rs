@@ -42,7 +42,7 @@ pub struct NodeToWrite {
 
 #[derive(Debug)]
 enum Work {
-    Leaf { frozen: Arc<Overlay>, base: Option<Arc<Leaf>> },
+    Leaf { frozen: Arc<Overlay>, base: Option<Leaf> },
     Inner(Arc<Inner>),
 }
 
@@ -52,7 +52,7 @@ enum Built {
     Empty,
     /// The node is as it was.
     Same,
-    Leaf(Arc<Leaf>),
+    Leaf(Leaf),
     Inner(Arc<Inner>),
 }
 
@@ -74,7 +74,7 @@ pub struct Checkpoint {
     below: BTreeMap<u64, Option<RecordRef>>,
     replaced: Vec<Replaced>,
     /// New leaves for the cache, as many as half of it holds.
-    fresh: Vec<(u64, RecordRef, Arc<Leaf>)>,
+    fresh: Vec<(u64, RecordRef, Leaf)>,
     fresh_bytes: usize,
     committed: bool,
 }
@@ -426,7 +426,7 @@ impl NodeToWrite {
             Work::Leaf { frozen, base: cached } => {
                 let read;
                 let base = match (cached, &self.base, base) {
-                    (Some(leaf), _, _) => Some(leaf.as_ref()),
+                    (Some(leaf), _, _) => Some(leaf),
                     (None, None, _) => None,
                     (None, Some(_), None) => return Err(MapError::NoBase { index: self.index }),
                     (None, Some(_), Some(bytes)) => {
@@ -450,7 +450,7 @@ impl NodeToWrite {
                     (Built::Same, None)
                 } else {
                     let bytes = codec::encode_leaf(&leaf);
-                    (Built::Leaf(Arc::new(leaf)), Some(bytes))
+                    (Built::Leaf(leaf), Some(bytes))
                 }
             }
         };
@@ -467,7 +467,7 @@ fn merge(frozen: &Overlay, delta: &LeafDelta, base: Option<&Leaf>) -> Result<Lea
     pieces.extend(delta.pieces().iter().map(|p| (p.extent, frozen.piece(p))));
     if let Some(base) = base {
         let decided = delta.decided();
-        for p in &base.pieces {
+        for p in base.pieces.iter() {
             let visible = p.visible & !decided[usize::from(p.extent)];
             if visible != 0 {
                 pieces.push((p.extent, Piece { visible, ..base.piece(p) }));

@@ -14,12 +14,12 @@ pub fn encode_leaf(leaf: &Leaf) -> Vec<u8> {
     let mut out = Vec::with_capacity(32 + leaf.segments.len() * 3 + leaf.pieces.len() * 10);
     header(&mut out, 0, &leaf.segments, leaf.pieces.len());
     let mut before = 0;
-    for p in &leaf.pieces {
+    for p in leaf.pieces.iter() {
         let partial = p.original != p.visible;
         out.put_varint(u64::from(p.extent - before) << 1 | u64::from(partial));
         before = p.extent;
     }
-    for p in &leaf.pieces {
+    for p in leaf.pieces.iter() {
         out.put_u8(p.visible);
     }
     for p in leaf.pieces.iter().filter(|p| p.original != p.visible) {
@@ -65,7 +65,7 @@ pub fn decode_leaf(bytes: &[u8]) -> Result<Leaf, Malformed> {
     }
     read_places(&mut r, segments.len(), pieces.iter_mut().map(|p| &mut p.place))?;
     r.end()?;
-    Ok(Leaf { segments, pieces: pieces.into_boxed_slice() })
+    Ok(Leaf { segments: segments.into(), pieces: pieces.into() })
 }
 
 /// The bytes of an inner node of a level.

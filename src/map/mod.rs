@@ -35,6 +35,10 @@ mod overlay;
 mod piece;
 mod scan;
 mod sparse;
+#[cfg(test)]
+mod speed;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -131,14 +135,12 @@ impl Map {
     /// `blocks` blocks from block `first_lba` on now read as zeroes: trims and zeroes alike, of any size. Costs what
     /// the changed leaves in the range cost to drop, and never needs a node of the base.
     pub fn apply_trim(&self, first_lba: u64, blocks: u64) {
-        let mut end = first_lba.saturating_add(blocks);
-        if end >= self.shared.blocks {
-            // Nothing lies behind the end: the last leaf goes whole.
-            end = end.div_ceil(LEAF_BLOCKS).saturating_mul(LEAF_BLOCKS);
-        }
+        let end = first_lba.saturating_add(blocks);
         let mut removed: SmallVec<[Removed; 3]> = SmallVec::new();
         let mut state = self.shared.state.write();
-        let end = end.min(state.base.leaf_limit() * LEAF_BLOCKS);
+        let limit = state.base.leaf_limit() * LEAF_BLOCKS;
+        // Nothing lies behind the volume's end: what reaches it cuts all that the tree could hold there.
+        let end = if end >= self.shared.blocks { limit } else { end };
         if blocks == 0 || first_lba >= end {
             return;
         }
@@ -198,7 +200,7 @@ impl Map {
         if load.level == 0 {
             let leaf = codec::decode_leaf(plaintext).map_err(malformed)?;
             if self.shared.state.read().base.locate(0, load.index) == Located::At(load.record) {
-                self.shared.leaves.insert(load.index, load.record, Arc::new(leaf));
+                self.shared.leaves.insert(load.index, load.record, leaf);
             }
         } else {
             let inner = codec::decode_inner(load.level, plaintext).map_err(malformed)?;

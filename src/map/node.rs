@@ -1,5 +1,7 @@
 //! Nodes of the durable tree in memory: immutable, compact, segments by number in a table of the node.
 
+use std::sync::Arc;
+
 use super::geometry::FANOUT;
 use super::piece::Piece;
 use super::sparse::Sparse;
@@ -64,13 +66,13 @@ fn record(segments: &[SegmentId], place: &Place) -> RecordRef {
     }
 }
 
-/// The pieces of 512 extents.
+/// The pieces of 512 extents. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leaf {
     /// Ascending, each once, all used.
-    pub segments: Box<[SegmentId]>,
+    pub segments: Arc<[SegmentId]>,
     /// Ascending by extent and, in it, by lowest visible block; visible masks of an extent are disjoint.
-    pub pieces: Box<[LeafPiece]>,
+    pub pieces: Arc<[LeafPiece]>,
 }
 
 impl Leaf {
@@ -78,14 +80,14 @@ impl Leaf {
     pub fn new(mut pieces: Vec<(u16, Piece)>) -> Result<Self, NumberTooHigh> {
         pieces.sort_unstable_by_key(|(extent, p)| (*extent, p.visible.trailing_zeros()));
         let segments = table(pieces.iter().map(|(_, p)| p.record.segment));
-        let pieces: Result<Box<[LeafPiece]>, _> = pieces
+        let pieces: Result<Arc<[LeafPiece]>, _> = pieces
             .iter()
             .map(|(extent, p)| {
                 let place = place(&segments, &p.record)?;
                 Ok(LeafPiece { extent: *extent, visible: p.visible, original: p.original, place })
             })
             .collect();
-        Ok(Self { segments, pieces: pieces? })
+        Ok(Self { segments: segments.into(), pieces: pieces? })
     }
 
     /// Bytes of memory.

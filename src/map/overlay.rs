@@ -34,6 +34,7 @@ impl Group {
 /// Changed leaves that a cut took out. Freeing them takes a while: drop it outside of any lock.
 #[derive(Debug, Default)]
 pub struct Removed {
+    #[allow(clippy::vec_box, reason = "moving the boxes is what keeps a cut short")]
     _groups: Vec<Box<Group>>,
     _leaves: Vec<LeafDelta>,
 }
@@ -75,6 +76,15 @@ impl Overlay {
     /// Bytes of memory; 0 exactly when it is empty.
     pub fn bytes(&self) -> usize {
         self.group_bytes + self.cuts.len() * CUT_BYTES + self.segments.ids.len() * SEGMENT_BYTES
+    }
+
+    /// What [`Overlay::bytes`] must say, counted anew.
+    #[cfg(test)]
+    pub fn counted_bytes(&self) -> usize {
+        let deltas = |g: &Group| g.leaves.iter().map(|(_, d)| d.heap_bytes()).sum::<usize>();
+        let groups = self.groups.values().map(|g| GROUP_BYTES + g.leaves.heap_bytes() + deltas(g)).sum::<usize>();
+        assert!(self.groups.values().all(|g| !g.leaves.is_empty() && g.leaves.iter().all(|(_, d)| !d.is_empty())));
+        groups + self.cuts.len() * CUT_BYTES + self.segments.ids.len() * SEGMENT_BYTES
     }
 
     pub fn cuts(&self) -> &Cuts {

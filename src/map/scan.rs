@@ -1,46 +1,50 @@
 //! Questions about ranges: which nodes a read lacks, and where nothing is stored.
 
 use super::base::Located;
-use super::geometry::{FAN_BITS, FANOUT, slot};
+use super::geometry::{FAN_BITS, FANOUT, leaves_of, slot};
 use super::overlay::Overlay;
 use super::piece::{NodeLoad, Run};
 use super::{Map, State};
 
 /// The most nodes that one call of [`Map::loads_for`] names.
 const MAX_LOADS: usize = 256;
+/// The most leaves that one call of [`Map::loads_for`] looks at.
+const MAX_LEAVES: usize = 4096;
 /// The most subtrees that one call of [`Map::hole_run`] steps over.
 const MAX_STEPS: usize = 256;
 
 impl Map {
     /// All nodes that a read of the extents `first..=last` still lacks, as far as is known: loading them may show that
-    /// nodes below them are needed. At most 256; empty when nothing is lacking.
+    /// nodes below them are needed. At most 256, and of the first 4,096 leaves (64 GiB) that exist; empty when nothing
+    /// is lacking.
     pub fn loads_for(&self, first_extent: u64, last_extent: u64) -> Vec<NodeLoad> {
         let mut loads: Vec<NodeLoad> = Vec::new();
         let mut leaf = first_extent >> FAN_BITS;
         let last = last_extent >> FAN_BITS;
-        while leaf <= last && loads.len() < MAX_LOADS {
+        for _ in 0..MAX_LEAVES {
+            if leaf > last || loads.len() == MAX_LOADS {
+                break;
+            }
             let from = if leaf == first_extent >> FAN_BITS { slot(first_extent) } else { 0 };
             let to = if leaf == last { slot(last_extent) } else { FANOUT as u16 - 1 };
-            let state = self.shared.state.read();
-            match state.base.locate(0, leaf) {
-                Located::Absent(end) => leaf = end,
-                located => {
-                    let (_, open) = state.scan(leaf);
-                    drop(state);
-                    let load = match located {
-                        Located::At(record) => NodeLoad { level: 0, index: leaf, record },
-                        Located::Load(load) => load,
-                        Located::Absent(_) => continue,
-                    };
-                    let needed = open[usize::from(from)..=usize::from(to)].iter().any(|&o| o != 0);
-                    if needed
-                        && loads.last() != Some(&load)
-                        && !(load.level == 0 && self.shared.leaves.has(leaf, &load.record))
-                    {
-                        loads.push(load);
+            let (load, open) = {
+                let state = self.shared.state.read();
+                let load = match state.base.locate(0, leaf) {
+                    Located::Absent(end) => {
+                        leaf = end;
+                        continue;
                     }
-                    leaf += 1;
-                }
+                    Located::At(record) => NodeLoad { level: 0, index: leaf, record },
+                    Located::Load(load) => load,
+                };
+                (load, state.scan(leaf).1)
+            };
+            let needed = open[usize::from(from)..=usize::from(to)].iter().any(|&o| o != 0);
+            leaf += 1;
+            if needed && !(load.level == 0 && self.shared.leaves.has(load.index, &load.record)) {
+                loads.push(load);
+                // One load tells of all that lies below the node.
+                leaf = leaves_of(load.level, load.index).end;
             }
         }
         loads
@@ -80,7 +84,7 @@ impl Map {
                 Located::At(record) => {
                     drop(state);
                     let found = self.shared.leaves.with(leaf, &record, |node| {
-                        for p in &node.pieces {
+                        for p in node.pieces.iter() {
                             let at = usize::from(p.extent);
                             mapped[at] |= p.visible & open[at];
                         }

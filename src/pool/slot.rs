@@ -31,10 +31,10 @@ impl Default for Argon2Params {
 }
 
 impl Argon2Params {
-    /// Bounds against a record made to eat memory or time: 4 GiB, 1000 passes, 64 lanes.
+    /// Bounds against a record made to eat memory or time: 1 GiB, 100 passes, 64 lanes.
     pub(super) fn check(&self) -> Result<Params, PoolError> {
-        if self.memory_kib > 4 << 20 || self.passes > 1000 || self.lanes > 64 {
-            return Err(PoolError::Argon2("at most 4 GiB, 1000 passes and 64 lanes".into()));
+        if self.memory_kib > 1 << 20 || self.passes > 100 || self.lanes > 64 {
+            return Err(PoolError::Argon2("at most 1 GiB, 100 passes and 64 lanes".into()));
         }
         Params::new(self.memory_kib, self.passes, self.lanes, Some(32)).map_err(|e| PoolError::Argon2(e.to_string()))
     }

@@ -121,7 +121,9 @@ fn s3(bucket: &str, opts: &StoreOptions) -> Result<Backend, StoreError> {
     if let Some(v) = &opts.session_token {
         b = b.with_token(v.expose_secret());
     }
-    check_endpoint(b.get_config_value(&Key::Endpoint).as_deref(), opts)?;
+    for key in [Key::Endpoint, Key::S3Endpoint] {
+        check_endpoint(b.get_config_value(&key).as_deref(), opts)?;
+    }
     if b.get_config_value(&Key::AccessKeyId).is_some() != b.get_config_value(&Key::SecretAccessKey).is_some() {
         return Err(StoreError::Config(
             "the S3 access key and secret key belong together: only one of them is set".into(),

@@ -5,7 +5,6 @@ use std::io;
 use std::time::Duration;
 
 use object_store::Error as Raw;
-use object_store::client::HttpError;
 use thiserror::Error;
 
 /// Why the store did not do what it was asked. Messages say what happened to which key, and what to do.
@@ -130,7 +129,7 @@ impl About<'_> {
 
     /// Sorts what `object_store` said.
     pub(super) fn fault(&self, e: Raw) -> Fault {
-        let text = brief(&e.to_string());
+        let text = said(&e);
         match e {
             Raw::AlreadyExists { .. } | Raw::Precondition { .. } | Raw::NotModified { .. } => Fault::Exists,
             Raw::NotFound { .. } if names_bucket(&text) || self.op == "PUT" || self.op == "LIST" => {
@@ -145,9 +144,9 @@ impl About<'_> {
     }
 
     fn generic(&self, e: &Raw, text: String) -> Fault {
-        if let Some(e) = find::<io::Error>(e)
-            && find::<HttpError>(e).is_none()
-            && e.raw_os_error().is_some()
+        // Over a network an I/O error is the network's: only a directory's says something about the store.
+        if let Raw::Generic { store: "LocalFileSystem", .. } = e
+            && let Some(e) = find::<io::Error>(e)
         {
             return self.io_fault(e);
         }
@@ -156,6 +155,9 @@ impl About<'_> {
             return self.denied(why);
         }
         match status(&text) {
+            // LIST has errors of its own, which come without a kind.
+            Some(404) => self.no_bucket(text),
+            Some(401 | 403) => self.denied(text),
             Some(416) => Fault::Final(StoreError::Short { key: self.key.to_string(), want: 0, got: 0 }),
             Some(507) => self.no_space(text),
             Some(501) => Fault::Permanent(StoreError::Unsupported(text)),
@@ -212,13 +214,39 @@ fn passes_by_itself(text: &str) -> bool {
         .any(|s| text.contains(s))
 }
 
-/// At most 500 bytes of what a store said: it goes to logs and status.
+/// What the store or the network said, with the innermost cause: "error sending request" alone helps nobody.
+fn said(e: &Raw) -> String {
+    let whole = e.to_string();
+    let mut innermost: &dyn StdError = e;
+    while let Some(inner) = innermost.source() {
+        innermost = inner;
+    }
+    let cause = innermost.to_string();
+    if whole.contains(&cause) { brief(&whole) } else { format!("{}: {}", brief(&whole), cut(&cause, 200)) }
+}
+
+/// What a store said, for logs and status: code and message of an S3 error, else at most 500 bytes of it.
 fn brief(text: &str) -> String {
-    let mut end = text.len().min(500);
+    if let (Some(status), Some(code)) = (status(text), element(text, "Code")) {
+        let message = cut(element(text, "Message").unwrap_or_default(), 200);
+        return format!("{} (status code: {status}) {message}", cut(code, 100)).trim_end().to_string();
+    }
+    cut(text, 500).replace(['\n', '\r'], " ")
+}
+
+/// The text of an XML element that has no others in it.
+fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(&format!("<{name}>"))?;
+    rest.split_once("</").map(|(inner, _)| inner)
+}
+
+/// At most `max` bytes, cut between characters.
+fn cut(text: &str, max: usize) -> &str {
+    let mut end = text.len().min(max);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    text[..end].replace(['\n', '\r'], " ")
+    &text[..end]
 }
 
 #[cfg(test)]
@@ -227,13 +255,13 @@ mod tests {
 
     const ABOUT: About<'static> = About { op: "GET", key: "k", url: "s3://b" };
 
-    fn said(text: &str) -> Fault {
+    fn after(text: &str) -> Fault {
         ABOUT.fault(Raw::Generic { store: "S3", source: text.to_string().into() })
     }
 
     #[test]
     fn statuses_are_sorted() {
-        let http = |code: &str| said(&format!("Server returned non-2xx status code: {code}"));
+        let http = |code: &str| after(&format!("Server returned non-2xx status code: {code}"));
         assert!(matches!(http("503 Service Unavailable: SlowDown"), Fault::Transient(_, false)));
         assert!(matches!(http("500 Internal Server Error: "), Fault::Transient(..)));
         assert!(matches!(http("429 Too Many Requests: "), Fault::Transient(..)));
@@ -246,8 +274,8 @@ mod tests {
         assert!(matches!(http("507 Insufficient Storage: "), Fault::Permanent(StoreError::NoSpace { .. })));
         assert!(matches!(http("501 Not Implemented: "), Fault::Permanent(StoreError::Unsupported(_))));
         assert!(matches!(http("416 Range Not Satisfiable: "), Fault::Final(StoreError::Short { .. })));
-        assert!(matches!(said("connection reset by peer"), Fault::Transient(..)));
-        assert!(matches!(said("Received redirect without LOCATION, this"), Fault::Permanent(_)));
+        assert!(matches!(after("connection reset by peer"), Fault::Transient(..)));
+        assert!(matches!(after("Received redirect without LOCATION, this"), Fault::Permanent(_)));
     }
 
     #[test]
@@ -265,6 +293,23 @@ mod tests {
         let raw =
             Raw::Generic { store: "LocalFileSystem", source: Box::new(io::Error::from_raw_os_error(libc::ENOSPC)) };
         assert!(matches!(ABOUT.fault(raw), Fault::Permanent(StoreError::NoSpace { .. })));
+    }
+
+    #[test]
+    fn an_s3_error_is_told_in_short() {
+        let xml = "Error performing GET http://h/b in 8ms - Server returned non-2xx status code: 404 Not Found: <?xml \
+            version=\"1.0\"?> <Error><Code>NoSuchBucket</Code><Message>The specified bucket does not exist</Message></Error>";
+        let Fault::Permanent(StoreError::NoSuchBucket { why, .. }) = after(xml) else { panic!("{:?}", after(xml)) };
+        assert_eq!(why, "NoSuchBucket (status code: 404) The specified bucket does not exist");
+        let denied = after("status code: 403 Forbidden: <Code>SignatureDoesNotMatch</Code>");
+        assert!(matches!(denied, Fault::Permanent(StoreError::Denied { .. })), "{denied:?}");
+    }
+
+    #[test]
+    fn a_refused_connection_is_transient() {
+        let refused = io::Error::from_raw_os_error(libc::EACCES);
+        let raw = Raw::Generic { store: "S3", source: Box::new(refused) };
+        assert!(matches!(ABOUT.fault(raw), Fault::Transient(..)), "a firewall is no refused credential");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -42,6 +43,8 @@ pub(crate) enum Act {
     Before(&'static [u8]),
     /// GET: the body ends this many bytes early.
     CutBody(usize),
+    /// GET: a bit of the body is flipped.
+    FlipBody,
 }
 
 /// A store in memory with a script of faults for its PUTs and GETs; off script everything is fine.
@@ -93,6 +96,14 @@ impl Faulty {
     }
 }
 
+fn flipped(bytes: &Bytes) -> Bytes {
+    let mut bytes = bytes.to_vec();
+    if let Some(last) = bytes.last_mut() {
+        *last ^= 1;
+    }
+    bytes.into()
+}
+
 fn generic(text: &str) -> Error {
     Error::Generic { store: "Faulty", source: text.to_string().into() }
 }
@@ -142,7 +153,7 @@ impl ObjectStore for Faulty {
             _ => {}
         }
         let mut result = self.inner.get_opts(path, options).await?;
-        if let Act::CutBody(n) = act {
+        if let Act::CutBody(_) | Act::FlipBody = act {
             let GetResult { payload, meta, range, attributes, extensions } = result;
             let whole = GetResult {
                 payload,
@@ -152,8 +163,8 @@ impl ObjectStore for Faulty {
                 extensions: extensions.clone(),
             };
             let bytes = whole.bytes().await?;
-            let cut = bytes.slice(..bytes.len() - n);
-            let payload = GetResultPayload::Stream(stream::once(async { Ok(cut) }).boxed());
+            let bad = if let Act::CutBody(n) = act { bytes.slice(..bytes.len() - n) } else { flipped(&bytes) };
+            let payload = GetResultPayload::Stream(stream::once(async { Ok(bad) }).boxed());
             result = GetResult { payload, meta, range, attributes, extensions };
         }
         Ok(result)

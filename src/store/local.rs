@@ -35,8 +35,13 @@ struct Inner {
 impl LocalDir {
     /// Opens the directory, making it first if `create` says so.
     pub(super) fn open(path: &Path, create: bool) -> Result<LocalDir, StoreError> {
-        let missing =
-            |e: io::Error| StoreError::NoSuchBucket { url: format!("file://{}", path.display()), why: e.to_string() };
+        let missing = |e: io::Error| {
+            let (url, why) = (format!("file://{}", path.display()), e.to_string());
+            match e.kind() {
+                io::ErrorKind::PermissionDenied => StoreError::Denied { key: url, why },
+                _ => StoreError::NoSuchBucket { url, why },
+            }
+        };
         if create {
             make_durably(path).map_err(missing)?;
         }

@@ -34,9 +34,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unsupported`] says what the store lacks.
     pub async fn probe(&self) -> Result<Probe, StoreError> {
-        let dir = format!("probe/{:032x}/", u128::from_le_bytes(self.inner.env.random16()));
-        let keys: Vec<String> = (0..RACES).map(|n| format!("{dir}{n}")).collect();
-        let found = self.probe_in(&dir, &keys).await;
+        let base = format!("probe/{:032x}", u128::from_le_bytes(self.inner.env.random16()));
+        let keys: Vec<String> = (0..=RACES).map(|n| format!("{base}-{n}")).collect();
+        let found = self.probe_at(&base, &keys).await;
         let deletes = keys.iter().map(|key| self.delete(key, Cause::Probe, PATIENCE));
         let deletes = match try_join_all(deletes).await {
             Ok(_) => true,
@@ -48,7 +48,7 @@ impl Store {
         found.map(|probe| Probe { deletes, ..probe })
     }
 
-    async fn probe_in(&self, dir: &str, keys: &[String]) -> Result<Probe, StoreError> {
+    async fn probe_at(&self, base: &str, keys: &[String]) -> Result<Probe, StoreError> {
         let clock = self.inner.env.clock.clone();
         let since = |begun: Duration| clock.now().saturating_sub(begun);
         let (one, other) = (self.noise(), self.noise());
@@ -70,9 +70,10 @@ impl Store {
         }
 
         let begun = clock.now();
-        let first = self.list(dir, None, 1, Cause::Probe, PATIENCE).await?;
+        // Probes of others lie around these keys, never among them.
+        let first = self.list("probe/", Some(base), 1, Cause::Probe, PATIENCE).await?;
         let list = since(begun);
-        let rest = self.list(dir, Some(&keys[0]), keys.len(), Cause::Probe, PATIENCE).await?;
+        let rest = self.list("probe/", Some(&keys[0]), RACES, Cause::Probe, PATIENCE).await?;
         let seen: Vec<&str> = first.iter().chain(&rest).map(|l| l.key.as_str()).collect();
         if seen != keys || first.iter().chain(&rest).any(|l| l.size != LEN as u64) {
             return Err(lacks("a LIST does not show, in order, what was just created"));

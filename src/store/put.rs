@@ -73,14 +73,31 @@ impl Store {
     }
 
     async fn compare(&self, key: &str, body: &Bytes, cause: Cause, left: Patience) -> Result<Compared, StoreError> {
-        match self.get(key, cause, left).await {
-            Ok(there) if there == *body => Ok(match self.settle(key, false).await {
-                Ok(()) => Compared::Decided(Put::Ours),
-                Err(fault) => Compared::Unsettled(fault),
-            }),
-            Ok(there) => Ok(Compared::Decided(Put::Taken(there))),
-            Err(StoreError::NotFound { .. }) => Ok(Compared::Absent),
-            Err(e) => Err(e),
+        let there = match self.get(key, cause, left).await {
+            Ok(there) if there == *body => return Ok(self.ours(key).await),
+            Ok(there) => there,
+            Err(StoreError::NotFound { .. }) => return Ok(Compared::Absent),
+            Err(e) => return Err(e),
+        };
+        // "Taken" fences a writer for good: a bit that flipped on the way must not. Whoever else put the object hardly
+        // made it as long as ours, so this costs next to nothing.
+        if there.len() == body.len() {
+            let again = self.get(key, cause, left).await?;
+            if again == *body {
+                return Ok(self.ours(key).await);
+            }
+            if again != there {
+                let why = "two reads of the object differ".to_string();
+                return Ok(Compared::Unsettled(Fault::Transient(self.inner.about(Kind::Get, key).other(why), false)));
+            }
+        }
+        Ok(Compared::Decided(Put::Taken(there)))
+    }
+
+    async fn ours(&self, key: &str) -> Compared {
+        match self.settle(key, false).await {
+            Ok(()) => Compared::Decided(Put::Ours),
+            Err(fault) => Compared::Unsettled(fault),
         }
     }
 

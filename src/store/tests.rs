@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use proptest::prelude::*;
 
 use super::faults::{Act, Faulty};
 use super::hedge::Hedging;
@@ -72,6 +73,54 @@ fn other_bytes_under_the_key_mean_taken() {
     assert_eq!(put_under(&[Act::Before(b"another")]), other);
     assert_eq!(put_under(&[Act::Hang, Act::Fail("503"), Act::Before(b"another")]), other);
     assert_eq!(put_under(&[Act::Before(b"the body")]), Put::Ours);
+}
+
+#[test]
+fn a_bit_flipped_on_the_way_fences_nobody() {
+    let time = Timeline::default();
+    let (store, faulty) = over(&time, Faulty::new(&time).puts([Act::LandThenFail("reset")]).gets([Act::FlipBody]));
+    assert_eq!(time.run(put(&store, SOON)), Ok(Put::Ours));
+    let other = Bytes::from_static(b"the BODY");
+    faulty.push_get(Act::FlipBody);
+    let taken = time.run(store.put_new("a/b", other, Cause::Flush, SOON));
+    assert_eq!(taken, Ok(Put::Taken(body())), "equally long, read until two reads agree");
+}
+
+fn an_act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        Just(Act::Fine),
+        (1u64..40).prop_map(|ms| Act::Slow(Duration::from_millis(ms))),
+        Just(Act::Fail("503")),
+        Just(Act::LandThenFail("reset")),
+        Just(Act::LandThenHang),
+        Just(Act::Hang),
+        Just(Act::Conflict),
+        Just(Act::Deny),
+    ]
+}
+
+proptest! {
+    /// Whatever happens on the way, of all who create a key exactly one has it, and everybody knows who.
+    #[test]
+    fn of_racing_creates_one_wins_and_all_know(
+        puts in prop::collection::vec(an_act(), 0..16),
+        gets in prop::collection::vec(an_act(), 0..8),
+        writers in 2usize..4,
+    ) {
+        let time = Timeline::default();
+        let (store, _) = over(&time, Faulty::new(&time).puts(puts).gets(gets));
+        let bodies: Vec<Bytes> = (0..writers).map(|n| Bytes::from(format!("body {n}"))).collect();
+        let all = bodies.iter().map(|b| store.put_new("k", b.clone(), Cause::Flush, Patience::Forever));
+        let verdicts = time.run(futures::future::try_join_all(all)).unwrap();
+        let there = time.run(store.get("k", Cause::Read, Patience::Forever)).unwrap();
+        for (body, verdict) in bodies.iter().zip(verdicts) {
+            if *body == there {
+                prop_assert!(verdict.is_ours());
+            } else {
+                prop_assert_eq!(verdict, Put::Taken(there.clone()));
+            }
+        }
+    }
 }
 
 #[test]
@@ -271,11 +320,16 @@ fn deleting_twice_is_fine() {
 #[test]
 fn the_probe_accepts_a_store_that_keeps_its_word() {
     let time = Timeline::default();
-    let faults = [Act::Conflict, Act::LandThenFail("reset"), Act::Fine, Act::Fail("503")];
-    let (store, _) = over(&time, Faulty::new(&time).puts(faults));
+    let (store, faulty) = over(&time, Faulty::new(&time));
     time.run(async {
+        for stranger in ["probe/0", "probe/ffffffffffffffffffffffffffffffff-0", "probe/zz"] {
+            store.put_new(stranger, body(), Cause::Admin, SOON).await.unwrap();
+        }
+        for act in [Act::Conflict, Act::LandThenFail("reset"), Act::Fine, Act::Fail("503"), Act::LandThenHang] {
+            faulty.push_put(act);
+        }
         assert!(store.probe().await.unwrap().deletes);
-        assert!(store.list("", None, 9, Cause::Probe, SOON).await.unwrap().is_empty(), "it cleans up");
+        assert_eq!(store.list("", None, 9, Cause::Probe, SOON).await.unwrap().len(), 3, "it cleans up");
     });
 }
 

@@ -45,7 +45,7 @@ pub(super) struct Engine {
     pub ring: Ring,
     pub index: WriteIndex,
     pub gates: Gates,
-    pub space: Space,
+    pub space: Arc<Space>,
     pub map: Map,
     pub cache: MemoryCache,
     pub fetches: Fetches,
@@ -90,6 +90,9 @@ pub(super) struct Parts {
 
 impl Engine {
     pub(super) fn new(parts: Parts) -> Self {
+        let space = Arc::new(Space::default());
+        let waiting = space.clone();
+        parts.ring.on_space(move || waiting.wake());
         Self {
             cache: MemoryCache::new(parts.tuning.cache_bytes),
             durable_op: AtomicU64::new(parts.log.durable_op),
@@ -108,7 +111,7 @@ impl Engine {
             log: Mutex::new(parts.log),
             index: WriteIndex::new(),
             gates: Gates::new(),
-            space: Space::default(),
+            space,
             fetches: Fetches::new(),
             readahead: Readahead::default(),
             wakes: Wakes::default(),

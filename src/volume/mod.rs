@@ -37,6 +37,9 @@ mod status;
 mod wakes;
 mod write;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use esker_block::{BlockError, BlockResult};

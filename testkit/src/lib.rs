@@ -1,1 +1,35 @@
-//! testkit
+//! Test tools. [`S3d`] is a real S3 server (SigV4, XML, ranges, conditional PUTs that are atomic) with faults on demand.
+//!
+//! ```
+//! use esker_testkit::{Action, Kind, Rule, S3d, S3dOptions};
+//!
+//! let s3d = S3d::start(S3dOptions::default()).expect("loopback has a free port");
+//! println!("{} {:?}", s3d.endpoint(), s3d.env());
+//! // The second and third create below log/ are applied, but their replies never arrive.
+//! s3d.faults().add(Rule::on([Kind::Create]).key("log/*").skip(1).times(2).then(Action::ApplyThenDrop));
+//! assert_eq!(s3d.log().total(), 0);
+//! ```
+//!
+//! | module | what it is about |
+//! | --- | --- |
+//! | [`S3d`] | starting and stopping a server |
+//! | [`Faults`], [`Rule`], [`Action`], [`Delay`] | what goes wrong, when and how |
+//! | [`RequestLog`] | which requests came, how many, how long they took |
+//!
+//! The S3 protocol is the s3s crate's. Objects are plain files below the server's directory, under their own keys, so that
+//! a test can damage one with ordinary tools. s3s-fs is not used: its creates and swaps are not atomic, every LIST of it
+//! walks the whole bucket, and entity tags are missing from listings.
+
+mod admin;
+mod delay;
+mod disk;
+mod faults;
+mod front;
+mod log;
+mod s3;
+mod server;
+
+pub use delay::Delay;
+pub use faults::{Action, ActiveRule, Faults, Rule, RuleId};
+pub use log::{Entry, Kind, RequestLog, max_in_flight, round_trips};
+pub use server::{S3d, S3dOptions};
