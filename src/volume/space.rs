@@ -12,6 +12,7 @@ pub(super) struct Space {
     waiting: AtomicUsize,
 }
 
+
 /// Counts a waiter, also one whose future is dropped.
 struct Counted<'a>(&'a Space);
 
