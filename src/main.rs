@@ -1,1 +1,7 @@
-fn main() {}
+//! The `esker` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    esker::cli::main()
+}

@@ -1,0 +1,84 @@
+//! The seam to the engine: how the server attaches a volume and lets it go.
+
+use std::sync::Arc;
+
+use esker_block::BlockDevice;
+use futures::future::BoxFuture;
+use serde_json::Value;
+
+use super::args::{ServeArgs, default_journal_size};
+use crate::cli::failure::{Doing, Outcome};
+use crate::env::Env;
+use crate::host::Dirs;
+use crate::pool::{Pool, VolumeRecord};
+use crate::volume::{AttachOptions, Volume};
+
+/// Attaches volumes.
+pub trait Engine: Send + Sync + 'static {
+    /// Attaches one; the future answers once it can be read and written.
+    fn attach<'a>(&'a self, record: &'a VolumeRecord) -> BoxFuture<'a, Outcome<Arc<dyn Attached>>>;
+}
+
+/// An attached volume.
+pub trait Attached: Send + Sync + 'static {
+    /// What front ends read and write.
+    fn device(&self) -> Arc<dyn BlockDevice>;
+    /// Its state as a JSON object, for `esker status`.
+    fn status(&self) -> Value;
+    /// Writes back what is unflushed and closes its log. Requests after that fail.
+    fn detach(&self) -> BoxFuture<'_, Outcome>;
+}
+
+/// The engine of this crate.
+pub struct VolumeEngine {
+    pool: Pool,
+    options: AttachOptions,
+    env: Env,
+}
+
+impl VolumeEngine {
+    /// Attaches volumes of `pool` as the command line says.
+    ///
+    /// # Errors
+    /// Where this host cannot tell who it is.
+    pub fn new(args: &ServeArgs, dirs: &Dirs, pool: Pool, env: &Env) -> Outcome<Self> {
+        let mut options = args.attach.options(dirs, env)?;
+        options.journal_bytes = args.journal_size.unwrap_or_else(default_journal_size);
+        options.cache_bytes = args.cache_size;
+        options.max_unflushed_age = args.max_unflushed_age;
+        options.on_outage = args.on_outage;
+        options.read_only = args.read_only;
+        options.expect_epoch = args.expect;
+        Ok(Self { pool, options, env: env.clone() })
+    }
+}
+
+impl Engine for VolumeEngine {
+    fn attach<'a>(&'a self, record: &'a VolumeRecord) -> BoxFuture<'a, Outcome<Arc<dyn Attached>>> {
+        Box::pin(async move {
+            let attach = Volume::attach(&self.pool, record, self.options.clone(), self.env.clone());
+            let volume = attach.await.doing(format_args!("volume {}", record.name))?;
+            Ok(Arc::new(AttachedVolume { volume: Arc::new(volume), name: record.name.clone() }) as Arc<dyn Attached>)
+        })
+    }
+}
+
+struct AttachedVolume {
+    volume: Arc<Volume>,
+    name: String,
+}
+
+impl Attached for AttachedVolume {
+    fn device(&self) -> Arc<dyn BlockDevice> {
+        self.volume.clone()
+    }
+
+    fn status(&self) -> Value {
+        // Plain numbers and strings: this cannot fail, and status is no place to fail in.
+        serde_json::to_value(self.volume.status()).unwrap_or(Value::Null)
+    }
+
+    fn detach(&self) -> BoxFuture<'_, Outcome> {
+        Box::pin(async { self.volume.detach().await.doing(format_args!("volume {}", self.name)) })
+    }
+}

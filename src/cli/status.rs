@@ -1,0 +1,179 @@
+//! `esker status`: what running servers say of themselves.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+use super::failure::{Doing, Exit, Failure, Outcome};
+use super::output::{self, print_json, show_time};
+use super::size::show_size;
+use crate::host::{ControlError, Dirs, ask_status, find_sockets};
+
+/// Show what running servers are doing: volumes, durability, unflushed data, caches, the last error
+///
+/// Without an argument it asks every server of this user on this machine.
+#[derive(Debug, Args)]
+#[command(after_help = "EXAMPLES:\n  \
+    esker status\n  \
+    esker status /run/esker/3f2a90b1c4d5e6f7.sock\n  \
+    esker status --json | jq '.[].volumes[].name'")]
+pub struct StatusArgs {
+    /// Control socket of one server
+    #[arg(value_name = "SOCKET")]
+    socket: Option<PathBuf>,
+    /// Print a JSON array with one element per server
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(args: StatusArgs) -> Outcome {
+    let (sockets, named) = match args.socket {
+        Some(socket) => (vec![socket], true),
+        None => {
+            let dir = Dirs::of_this_user().runtime;
+            (find_sockets(&dir).doing(dir.display())?, false)
+        }
+    };
+    let mut answers = Vec::new();
+    for socket in sockets {
+        match ask_status(&socket).await {
+            Ok(status) => answers.push((socket, Ok(status))),
+            Err(e) if named => return Err(e).doing("status"),
+            Err(e) => answers.push((socket, Err(e))),
+        }
+    }
+    if args.json {
+        return print_json(&answers.iter().map(to_json).collect());
+    }
+    for (socket, answer) in &answers {
+        output::line(format_args!("{}", socket.display()))?;
+        match answer {
+            Ok(status) => output::bytes(render(status).as_bytes())?,
+            Err(ControlError::Stale(_)) => {
+                output::line("  its server is gone without a trace (killed?); the next one clears this away")?;
+            }
+            Err(e) => output::line(format_args!("  cannot be asked: {e}"))?,
+        }
+    }
+    if answers.iter().any(|(_, a)| a.is_ok()) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Exit::NotFound,
+        "status",
+        "no server of this user runs here; name its socket if it lies elsewhere",
+    ))
+}
+
+fn to_json((socket, answer): &(PathBuf, Result<Value, ControlError>)) -> Value {
+    let mut object = match answer {
+        Ok(Value::Object(status)) => status.clone(),
+        Ok(other) => Map::from_iter([("status".into(), other.clone())]),
+        Err(e) => Map::from_iter([("error".into(), json!(e.to_string()))]),
+    };
+    object.insert("socket".into(), json!(socket));
+    Value::Object(object)
+}
+
+/// Indented `name: value` lines. Names that end in `_bytes`, `_ms`, `wall_ms` and such are shown in units people read, so
+/// that the engine can add to its status without this command knowing.
+fn render(status: &Value) -> String {
+    let mut out = String::new();
+    render_into(&mut out, status, 1);
+    out
+}
+
+fn render_into(out: &mut String, value: &Value, depth: usize) {
+    let Value::Object(fields) = value else { return };
+    let indent = "  ".repeat(depth);
+    for (name, value) in fields {
+        let label = label(name);
+        match value {
+            Value::Null => {}
+            Value::Object(o) if o.is_empty() => {}
+            Value::Object(_) => {
+                out.push_str(&format!("{indent}{label}:\n"));
+                render_into(out, value, depth + 1);
+            }
+            Value::Array(items) if items.iter().all(Value::is_object) => {
+                for item in items {
+                    let name = item.get("name").and_then(Value::as_str).unwrap_or_default();
+                    out.push_str(format!("{indent}{} {name}", label.trim_end_matches('s')).trim_end());
+                    out.push('\n');
+                    render_into(out, &without_name(item), depth + 1);
+                }
+            }
+            Value::Array(items) => {
+                let items: Vec<_> = items.iter().map(|i| scalar(name, i)).collect();
+                out.push_str(&format!("{indent}{label}: {}\n", items.join(", ")));
+            }
+            _ => out.push_str(&format!("{indent}{label}: {}\n", scalar(name, value))),
+        }
+    }
+}
+
+fn without_name(item: &Value) -> Value {
+    let mut item = item.clone();
+    if let Some(fields) = item.as_object_mut() {
+        fields.remove("name");
+    }
+    item
+}
+
+fn label(name: &str) -> String {
+    let stem = ["_wall_ms", "_bytes", "_ms"].iter().find_map(|s| name.strip_suffix(s)).unwrap_or(name);
+    stem.replace('_', " ")
+}
+
+fn is_size(name: &str) -> bool {
+    let whole = ["bytes", "size", "map_dirty", "map_leaves"];
+    whole.contains(&name) || ["_bytes", "_size", "_used"].iter().any(|s| name.ends_with(s))
+}
+
+fn scalar(name: &str, value: &Value) -> String {
+    match value {
+        Value::Number(n) => match n.as_u64() {
+            Some(v) if is_size(name) => show_size(v),
+            Some(v) if name.ends_with("wall_ms") => show_time(v),
+            Some(v) if name.ends_with("_ms") => {
+                humantime::format_duration(std::time::Duration::from_millis(v)).to_string()
+            }
+            _ => n.to_string(),
+        },
+        Value::Bool(true) => "yes".into(),
+        Value::Bool(false) => "no".into(),
+        Value::String(s) => s.clone(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_reads_like_a_list_of_facts() {
+        let status = json!({
+            "pool": "abc",
+            "started_wall_ms": 0,
+            "volumes": [
+                {"name": "data", "size": 10u64 << 30, "unflushed_bytes": 4096, "unflushed_age_ms": 1500,
+                 "read_only": false, "last_error": null},
+                {"name": "idle", "attached": false},
+            ],
+            "listen": ["a", "b"],
+            "store": {},
+        });
+        let expected = "  listen: a, b\n  pool: abc\n  started: 1970-01-01T00:00:00Z\n  volume data\n    read only: no\n    \
+                        size: 10 GiB\n    unflushed age: 1s 500ms\n    unflushed: 4 KiB\n  volume idle\n    attached: no\n";
+        assert_eq!(render(&status), expected);
+    }
+
+    #[test]
+    fn an_answer_that_is_no_object_renders_as_nothing() {
+        assert_eq!(render(&json!([1, 2])), "");
+        let (socket, answer) = (PathBuf::from("/s"), Ok(json!(1)));
+        assert_eq!(to_json(&(socket, answer)), json!({"socket": "/s", "status": 1}));
+    }
+}
