@@ -23,7 +23,7 @@ use crate::pool::{Pool, VolumeRecord};
 pub use args::ServeArgs;
 use args::TlsArg;
 use engine::VolumeEngine;
-use exports::{Offered, OfferedExports};
+use exports::{Offered, OfferedExports, Scope};
 use listen::Listeners;
 use status::ServerStatus;
 use stop::Stop;
@@ -72,7 +72,8 @@ async fn prepare(args: &ServeArgs, reclaim: ReclaimReport, env: Env) -> Outcome<
     .doing("control socket")?;
 
     let engine = VolumeEngine::new(args, &dirs, pool.clone(), &env)?;
-    let offered = Arc::new(Offered::new(pool.clone(), Arc::new(engine), records, args));
+    let scope = Scope { all: args.volumes.is_empty(), read_only: args.read_only };
+    let offered = Arc::new(Offered::new(pool.clone(), Arc::new(engine), records, scope, &env));
     if !args.volumes.is_empty() {
         offered.attach_all().await?;
     }
