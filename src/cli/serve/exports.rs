@@ -125,8 +125,10 @@ impl Offered {
         self.closing.store(true, Ordering::SeqCst);
         let offers: Vec<_> = self.volumes.lock().values().cloned().collect();
         let detaching = offers.into_iter().map(async |offer| {
-            let Some(attached) = offer.slot.lock().await.take() else { return Ok(()) };
+            // It stays in its slot meanwhile: a detach that waits for the store is when people ask for the status.
+            let Some(attached) = offer.slot.lock().await.clone() else { return Ok(()) };
             let outcome = attached.detach().await;
+            *offer.slot.lock().await = None;
             match &outcome {
                 Ok(()) => tracing::info!("volume {}: detached", offer.record.name),
                 Err(e) => tracing::error!("{e}"),
