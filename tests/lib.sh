@@ -108,6 +108,7 @@ free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1
 start_s3d() {
   [ -x "$S3D" ] || { say "no s3d at $S3D: cargo build -p esker-testkit" >&2; exit 1; }
   mkdir -p "$WORK/s3"
+  : >"$WORK/s3d.out"
   "$S3D" --dir "$WORK/s3" "$@" >"$WORK/s3d.out" 2>"$WORK/s3d.err" &
   STORE_PID=$!
   wait_for 20 "s3d" s3d_is_ready
@@ -160,6 +161,8 @@ serve() {
   mkdir -p "$SHM/journal"
   # Whatever a killed server left of its socket is in the way of none but this test.
   rm -f "$SHM/nbd.sock"
+  # Here, not by the redirection below, which happens in another process: an old `ready` must not be read.
+  : >"$WORK/serve.out"
   "$ESKER" serve "$URL" "$@" --unix "$SHM/nbd.sock" --journal-dir "$SHM/journal" --control "$SHM/control.sock" \
     "${FLAGS[@]}" "${SERVE_FLAGS[@]}" >"$WORK/serve.out" 2>>"$WORK/serve.err" &
   SERVE_PID=$!
