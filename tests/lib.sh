@@ -40,7 +40,7 @@ finish() {
     status=1
     local log
     for log in "$WORK"/*.err; do
-      if [ -s "$log" ]; then say "--- the end of ${log##*/}"; tail -n 30 "$log"; fi
+      if [ -s "$log" ]; then say "--- the end of ${log##*/}"; tail -n 20 "$log" | cut -c 1-300; fi
     done
   fi
   if [ -n "${KEEP-}" ]; then say "kept: $WORK $SHM"; else rm -rf "$WORK" "$SHM"; fi
@@ -142,7 +142,7 @@ start_file() {
 stop_store() {
   stop_pid "$STORE_PID" TERM
   STORE_PID=''
-  rm -rf "$WORK/s3" "$WORK/pool" "$SHM"/journal
+  rm -rf "$WORK/s3" "$WORK/pool" "$WORK/state" "$SHM/journal"
 }
 
 # --- esker
@@ -163,12 +163,11 @@ serve() {
   rm -f "$SHM/nbd.sock"
   # Here, not by the redirection below, which happens in another process: an old `ready` must not be read.
   : >"$WORK/serve.out"
-  "$ESKER" serve "$URL" "$@" --unix "$SHM/nbd.sock" --journal-dir "$SHM/journal" --control "$SHM/control.sock" \
-    "${FLAGS[@]}" "${SERVE_FLAGS[@]}" >"$WORK/serve.out" 2>>"$WORK/serve.err" &
+  "$ESKER" serve "$URL" "$@" "${SERVE_FLAGS[@]}" "${FLAGS[@]}" >"$WORK/serve.out" 2>>"$WORK/serve.err" &
   SERVE_PID=$!
   wait_for 60 "the server" serve_is_ready "$@"
 }
-SERVE_FLAGS=()
+SERVE_FLAGS=(--unix "$SHM/nbd.sock" --control "$SHM/control.sock" --journal-dir "$SHM/journal" --state-dir "$WORK/state")
 
 serve_is_ready() {
   kill -0 "$SERVE_PID" 2>/dev/null || { fail "the server ended early"; exit 1; }
