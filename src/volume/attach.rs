@@ -73,6 +73,7 @@ pub(super) async fn attach(
     let writer = env.random16();
     let attempt = Attach { pool, volume, options: &options, env: &env, writer };
     let acquired = attempt.acquire(false).await?;
+    let high = HighWater::new(pool, volume, &options);
     let Some(ring) = acquired.ring else {
         return Err(attempt.log_error(String::new(), "no journal was made"));
     };
@@ -98,6 +99,7 @@ pub(super) async fn attach(
         ring,
         map: acquired.map,
         replayed: acquired.replayed,
+        high,
     }));
     let adopted = adopt(&engine, opening.last_op);
     info!(
@@ -214,7 +216,9 @@ impl Attach<'_> {
             Named::Busy if log.seal.is_some() || options.takeover => Ok(None),
             Named::Busy => Err(in_use()),
             // The journal went with the last boot, or was empty and removed with the seal.
-            Named::Missing(_) if owner.boot != options.host.boot || clean || options.lose_journal => Ok(None),
+            Named::Missing(_) if owner.boot != options.host.boot || clean => Ok(None),
+            // Its owner is dead and its journal removed, or it runs on with a journal in another directory.
+            Named::Missing(_) if options.lose_journal && (options.takeover || log.seal.is_some()) => Ok(None),
             Named::Missing(path) => Err(AttachError::JournalMissing { volume: self.volume.name.clone(), path }),
         }
     }

@@ -66,6 +66,7 @@ pub(super) async fn write(engine: &Arc<Engine>, mut point: CheckpointRef, mut jo
     point.root = job.root();
     out.finish().await?;
     job.commit();
+    engine.remember(point.covers_seq);
     debug!(volume = engine.info.name, nodes = count, covers = point.covers_seq, "checkpoint written");
     {
         let mut log = engine.log.lock();

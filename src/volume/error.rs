@@ -39,7 +39,7 @@ pub enum AttachError {
         volume: String,
     },
     /// The last owner ran on this boot of this host, and its journal is not there.
-    #[error("volume {volume}: its journal {path} is missing; it may hold writes that were acknowledged but not flushed. If it is in another directory, name that with --journal-dir; to go on without those writes, say --lose-journal")]
+    #[error("volume {volume}: its journal {path} is missing; it may hold writes that were acknowledged but not flushed, and its server may still run. If it is in another directory, name that with --journal-dir; to fence that server and go on without those writes, say --takeover --lose-journal")]
     JournalMissing {
         /// The volume's name.
         volume: String,

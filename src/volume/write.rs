@@ -1,6 +1,7 @@
 //! The write path: into the ring, into the index, done. A write never reads, unless it covers part of a block.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use esker_block::{BatchOp, BlockError, BlockResult, MAX_OP_BYTES};
@@ -66,8 +67,16 @@ impl Engine {
         }
     }
 
+    /// Looked at with the gates held: whoever closes the volume passes all gates afterwards, so no operation follows.
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
     /// Appends a write of whole blocks. `None`: the ring is full. The caller holds the gates.
     fn append_write(&self, lba: u64, data: &[u8]) -> Option<u64> {
+        if self.is_closing() {
+            return None;
+        }
         let blocks = data.len() / BLOCK;
         let mut slot = self.ring.reserve(&OpHeader::write(lba, blocks as u32)).ok()?;
         slot.body().copy_from_slice(data);
@@ -82,6 +91,9 @@ impl Engine {
 
     /// Appends a trim of whole blocks. `None`: the ring is full. The caller holds the gates.
     fn append_trim(&self, lba: u64, blocks: u64) -> Option<u64> {
+        if self.is_closing() {
+            return None;
+        }
         let slot = self.ring.reserve(&OpHeader::trim(lba, blocks)).ok()?;
         let op = slot.op();
         self.index.insert_trim(op, lba, blocks);
@@ -160,6 +172,9 @@ impl Engine {
     /// Appends an atomic batch whose writes' data are `bodies` back to back. `None`: the ring is full. The caller holds
     /// the gates.
     fn append_batch(&self, parts: &[PartHeader], bodies: &[&[u8]]) -> Option<u64> {
+        if self.is_closing() {
+            return None;
+        }
         let len: usize = bodies.iter().map(|b| b.len()).sum();
         let mut slot = self.ring.reserve(&OpHeader::Batch(parts)).ok()?;
         let mut at = 0;

@@ -266,6 +266,26 @@ fn a_rolled_back_bucket_is_noticed() {
 }
 
 #[test]
+fn segments_that_vanished_from_the_end_are_noticed() {
+    let w = World::new(1 << 20);
+    w.run(async {
+        let v = w.attach().await.unwrap();
+        for i in 0..3 {
+            v.write(i * 4096, block(1), true).await.unwrap();
+        }
+        v.detach().await.unwrap();
+        drop(v);
+        for seq in 3..6 {
+            let key = format!("p/{}", SegmentId::log(w.volume.number, 1, seq).key());
+            // The seal, and what stood before it.
+            drop(w.objects.delete(&Path::from(key)).await);
+        }
+        let error = w.attach().await.err().unwrap();
+        assert!(matches!(error, AttachError::RolledBack { .. }), "{error}");
+    });
+}
+
+#[test]
 fn damaged_objects_are_errors_with_their_key_and_the_rest_goes_on() {
     let w = World::new(1 << 20);
     w.run(async {
