@@ -48,6 +48,32 @@ impl Store {
         found.map(|probe| Probe { deletes, ..probe })
     }
 
+    /// The same question in short, for every attach: a key is created once, and a GET of a range is exact. Three round
+    /// trips; the object is deleted behind its back.
+    ///
+    /// # Errors
+    /// [`StoreError::Unsupported`] says what the store lacks.
+    pub async fn probe_quick(&self) -> Result<(), StoreError> {
+        let key = format!("probe/{:032x}", u128::from_le_bytes(self.inner.env.random16()));
+        let (one, other) = (self.noise(), self.noise());
+        let found = async {
+            expect_ours(self.put_new(&key, one.clone(), Cause::Probe, PATIENCE).await?)?;
+            let again = self.put_new(&key, other, Cause::Probe, PATIENCE);
+            let (again, part) = join(again, self.get_range(&key, 1000..1007, Cause::Probe, PATIENCE)).await;
+            expect_taken(again?, &one)?;
+            exact(&part?, &one)
+        }
+        .await;
+        let store = self.clone();
+        let clean = async move {
+            if let Err(e) = store.delete(&key, Cause::Probe, PATIENCE).await {
+                tracing::warn!("the object of a probe stays: {e}");
+            }
+        };
+        self.inner.env.spawner.spawn(Box::pin(clean));
+        found
+    }
+
     async fn probe_at(&self, base: &str, keys: &[String]) -> Result<Probe, StoreError> {
         let clock = self.inner.env.clock.clone();
         let since = |begun: Duration| clock.now().saturating_sub(begun);
@@ -65,9 +91,7 @@ impl Store {
         let begun = clock.now();
         let part = self.get_range(&keys[0], 1000..1007, Cause::Probe, PATIENCE).await?;
         let get = since(begun);
-        if part != one[1000..1007] {
-            return Err(lacks("a GET of a range answered with other bytes than were put"));
-        }
+        exact(&part, &one)?;
 
         let begun = clock.now();
         // Probes of others lie around these keys, never among them.
@@ -103,6 +127,10 @@ fn lacks(what: &str) -> StoreError {
     StoreError::Unsupported(format!(
         "{what}; a pool needs create-only PUT (If-None-Match: *), exact ranges and consistent LIST"
     ))
+}
+
+fn exact(part: &Bytes, of: &Bytes) -> Result<(), StoreError> {
+    if *part == of[1000..1007] { Ok(()) } else { Err(lacks("a GET of a range answered with other bytes than were put")) }
 }
 
 fn expect_ours(put: Put) -> Result<(), StoreError> {

@@ -159,18 +159,21 @@ impl Attach<'_> {
 
     /// Seals the newest epoch and creates the opening of the next: with `tombstone` its last.
     pub(super) async fn acquire(&self, tombstone: bool) -> Result<Acquired, AttachError> {
-        let probe = async { Ok::<_, AttachError>(self.pool.store().probe().await?) };
-        let (_, found) = futures::try_join!(probe, async {
-            Ok(locate::newest(self.pool.store(), self.volume.number, PATIENCE).await?)
-        })?;
         let high = HighWater::new(self.pool, self.volume, self.options);
-        let Some(found) = found else {
+        // The probe runs beside the recovery, and is over before anything is acquired.
+        let probe = async { Ok::<_, AttachError>(self.pool.store().probe_quick().await?) };
+        let (_, (sealed, ring)) = futures::try_join!(probe, self.recover(&high))?;
+        self.open(sealed, ring, tombstone, &high).await
+    }
+
+    /// Everything before the acquisition: what was is sealed and read, the journal that belongs to it is held.
+    async fn recover(&self, high: &HighWater) -> Result<(Sealed, Option<Ring>), AttachError> {
+        let Some(found) = locate::newest(self.pool.store(), self.volume.number, PATIENCE).await? else {
             high.check(self.volume, None, self.options.expect_epoch)?;
             self.rings().settle_strays(None)?;
             let start = CheckpointRef { root: None, covers_epoch: 0, covers_seq: 0, last_op: 0 };
             let map = self.map(start)?;
-            let first = Sealed { predecessor: None, start, replay: Vec::new(), last_op: 0, epoch: 0, map };
-            return self.open(first, None, tombstone, &high).await;
+            return Ok((Sealed { predecessor: None, start, replay: Vec::new(), last_op: 0, epoch: 0, map }, None));
         };
         let log = self.reader().read(&found).await?;
         let mark = Mark { epoch: found.epoch, seq: log.end() - 1 };
@@ -184,7 +187,7 @@ impl Attach<'_> {
         if let Some(ring) = &ring {
             self.fits(ring, sealed.last_op)?;
         }
-        self.open(sealed, ring, tombstone, &high).await
+        Ok((sealed, ring))
     }
 
     /// Whether the volume is free to take, and with which journal (section 5, point 1). Never judged by pid or time.

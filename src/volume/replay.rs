@@ -18,7 +18,7 @@ use crate::segment::{
 use crate::store::{Cause, Patience};
 
 /// GETs of indexes side by side.
-const PARALLEL: usize = 64;
+const PARALLEL: usize = 256;
 /// Objects near the end that may be the seal although others stand behind it: at most what one writer had in flight.
 const NEAR_END: usize = 64;
 /// A seal is smaller than this (bytes).

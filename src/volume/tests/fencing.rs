@@ -76,7 +76,7 @@ fn a_stalled_attacher_that_wakes_is_not_the_owner() {
         // Host 1 seals, then stalls before its opening lands.
         let opening = SegmentId::log(w.volume.number, 2, 0).key();
         let slow = Hooked::pool(&w, move |verb, key| match verb == "put" && key == opening {
-            true => Act::Slow(Duration::from_secs(20)),
+            true => Act::Slow(Duration::from_secs(10)),
             false => Act::Fine,
         })
         .await;
@@ -201,6 +201,7 @@ fn crashes_during_recovery_lose_nothing() {
                 let attempt = Volume::attach(&dying, &w.volume, w.options(1, 1), w.env.clone()).boxed();
                 let death = w.env.clock.sleep(Duration::from_millis(5));
                 drop(futures::future::select(attempt, death).await);
+                w.env.clock.sleep(Duration::from_millis(1)).await;
             }
         }
         let v = w.attach().await.unwrap();
