@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use esker_block::{BlockError, BlockResult};
+use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::future::{join_all, try_join_all};
-use futures::FutureExt;
 use tracing::{debug, warn};
 
 use super::engine::Engine;
@@ -119,12 +119,8 @@ impl DataWriter {
 
     fn ship(&mut self) {
         let Some((id, builder)) = self.builder.take() else { return };
-        let tail = SegmentTail {
-            ops: OpRange::NONE,
-            predecessor_salt: [0; 16],
-            checkpoint: None,
-            deletable: Vec::new(),
-        };
+        let tail =
+            SegmentTail { ops: OpRange::NONE, predecessor_salt: [0; 16], checkpoint: None, deletable: Vec::new() };
         let built = builder.finish(tail);
         let (sender, receiver) = oneshot::channel();
         let engine = self.engine.clone();

@@ -209,14 +209,15 @@ impl Engine {
     pub(super) async fn put(self: &Arc<Self>, offset: u64, content: Content<'_>) -> BlockResult<u64> {
         let len = content.len();
         if offset.is_multiple_of(B) && len.is_multiple_of(B) {
-            return self.when_room(|| match content {
-                Content::Data(data) => self.write_now(offset / B, data),
-                Content::Zeroes(_) => {
-                    let _gates = self.gates.shared(offset / B, len / B);
-                    self.append_trim(offset / B, len / B)
-                }
-            })
-            .await;
+            return self
+                .when_room(|| match content {
+                    Content::Data(data) => self.write_now(offset / B, data),
+                    Content::Zeroes(_) => {
+                        let _gates = self.gates.shared(offset / B, len / B);
+                        self.append_trim(offset / B, len / B)
+                    }
+                })
+                .await;
         }
         let mut pins = Pins::new();
         for _ in 0..EDGE_ROUNDS {
