@@ -25,12 +25,12 @@ const RETRY_AFTER: Duration = Duration::from_secs(30);
 
 /// Runs one checkpoint in the background; a failure is logged and tried again later: the log still has everything.
 pub(super) async fn run(engine: Arc<Engine>, point: CheckpointRef, job: Checkpoint) {
-    if let Err(e) = write(&engine, point, job).await {
-        if engine.failure().is_none() {
-            warn!(volume = engine.info.name, error = %e, "a checkpoint failed; trying again later");
-            engine.note_error(format!("checkpoint: {e}"));
-            engine.env.clock.sleep(RETRY_AFTER).await;
-        }
+    if let Err(e) = write(&engine, point, job).await
+        && engine.failure().is_none()
+    {
+        warn!(volume = engine.info.name, error = %e, "a checkpoint failed; trying again later");
+        engine.note_error(format!("checkpoint: {e}"));
+        engine.env.clock.sleep(RETRY_AFTER).await;
     }
     engine.checkpointing.store(false, Ordering::Release);
 }

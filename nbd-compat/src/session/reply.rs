@@ -202,6 +202,8 @@ pub(crate) fn is_zero(data: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]
