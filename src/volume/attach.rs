@@ -125,7 +125,9 @@ fn adopt(engine: &Engine, last_op: u64) -> usize {
         assert!(!records.is_empty(), "an adopted ring has no incomplete records");
         for record in &records {
             let parts: Vec<Placed> = match &record.kind {
-                RecordKind::Write { lba, blocks, body } => vec![placed(&Part::Write { lba: *lba, blocks: *blocks, body: *body })],
+                RecordKind::Write { lba, blocks, body } => {
+                    vec![placed(&Part::Write { lba: *lba, blocks: *blocks, body: *body })]
+                }
                 RecordKind::Trim { lba, blocks } => vec![placed(&Part::Trim { lba: *lba, blocks: *blocks })],
                 RecordKind::Batch(parts) => parts.iter().map(placed).collect(),
                 RecordKind::Void => Vec::new(),
@@ -244,8 +246,7 @@ impl Attach<'_> {
         let reader = self.reader();
         let (start, mut ranges) = log.plan();
         let epoch = log.opening.epoch;
-        let (seal, indexes) =
-            futures::try_join!(self.put_seal(log), reader.indexes(&ranges, (epoch, &log.segments)))?;
+        let (seal, indexes) = futures::try_join!(self.put_seal(log), reader.indexes(&ranges, (epoch, &log.segments)))?;
         let (seal, late) = seal;
         let map = self.map(start)?;
         let mut all = indexes;
@@ -258,12 +259,8 @@ impl Attach<'_> {
             ranges.push(ReplayRange { epoch, first_seq, end_seq: seal.seq });
         }
         let last_op = reader.apply_all(&map, &ranges, &all, start.last_op)?;
-        let predecessor = Some(Predecessor {
-            epoch,
-            end_seq: seal.seq,
-            salt: seal.predecessor_salt,
-            seal_writer: seal.writer,
-        });
+        let predecessor =
+            Some(Predecessor { epoch, end_seq: seal.seq, salt: seal.predecessor_salt, seal_writer: seal.writer });
         Ok(Sealed { predecessor, start, replay: ranges, last_op, epoch, map })
     }
 
@@ -364,9 +361,7 @@ impl Attach<'_> {
 
     fn lost_race(&self, epoch: u32, bytes: &Bytes) -> AttachError {
         match Opening::open(self.pool.keys(), self.volume.number, epoch, bytes) {
-            Ok(winner) => {
-                AttachError::LostRace { volume: self.volume.name.clone(), winner: winner.hostname, epoch }
-            }
+            Ok(winner) => AttachError::LostRace { volume: self.volume.name.clone(), winner: winner.hostname, epoch },
             Err(e) => e.into(),
         }
     }

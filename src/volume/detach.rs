@@ -28,7 +28,7 @@ pub(super) async fn detach(engine: &Arc<Engine>) -> BlockResult<()> {
     if unsaved(engine) {
         let (point, job) = publish::begin(engine);
         match checkpoint::write(engine, point, job).await {
-            Ok(()) => wait_until(engine, |e| named(e)).await?,
+            Ok(()) => wait_until(engine, named).await?,
             // Without it the next attach replays more: slower, not wrong.
             Err(e) => warn!(volume = engine.info.name, error = %e, "detaching without a checkpoint"),
         }

@@ -146,9 +146,13 @@ fn a_late_object_below_the_seal_belongs_to_the_log() {
     w.run(async {
         // Each PUT of a segment takes longer than the one after it: they land in reverse order.
         let n = Arc::new(AtomicU32::new(0));
-        let slow = Hooked::pool(&w, move |verb, key| match verb == "put" && key.starts_with("log/") && !key.ends_with("0000") {
-            true => Act::Slow(Duration::from_millis(u64::from(4000 - 1000 * n.fetch_add(1, Ordering::SeqCst).min(3)))),
-            false => Act::Fine,
+        let slow = Hooked::pool(&w, move |verb, key| {
+            match verb == "put" && key.starts_with("log/") && !key.ends_with("0000") {
+                true => {
+                    Act::Slow(Duration::from_millis(u64::from(4000 - 1000 * n.fetch_add(1, Ordering::SeqCst).min(3))))
+                }
+                false => Act::Fine,
+            }
         })
         .await;
         let v = Volume::attach(&slow, &w.volume, w.options(1, 1), w.env.clone()).await.unwrap();
