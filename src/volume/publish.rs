@@ -54,6 +54,7 @@ fn publish(engine: &Engine, landed: Landed) {
     // The map first, the index after: a reader that misses in the index finds it in the map.
     let dead = superseded(&engine.map, &landed.index);
     apply(&engine.map, &landed.index);
+    engine.index.published(landed.through_op);
     dead.iter().for_each(|key| engine.cache.remove(key));
     for record in &landed.records {
         let through = landed.through_op;
