@@ -123,6 +123,8 @@ def load(args):
     history = History(args.state)
     history.sequential = args.depth == 1
     client = Client(args.socket, args.export)
+    # Whoever is to kill the server waits for this.
+    open(args.state + ".begun", "w").close()
     # A small part of the volume: blocks are overwritten often.
     blocks = min(client.size // BLOCK, args.blocks)
     in_flight, flushes, next_handle = {}, {}, 1 << 40

@@ -12,7 +12,6 @@
 
 ROUNDS=${1:-12}
 SEED=${SEED:-$RANDOM}
-RANDOM=$SEED
 
 # between LOW HIGH: sleeps so many milliseconds, by chance.
 between() {
@@ -30,8 +29,10 @@ client() {
 crash_under_load() {
   local volume=$1 pid
   shift
+  rm -f "$WORK/$volume.json.begun"
   client load "$volume" "$@" &
   pid=$!
+  wait_for 60 "the load to begin" test -e "$WORK/$volume.json.begun"
   between 100 2500
   kill_serve
   wait "$pid"
@@ -49,6 +50,8 @@ crash_in_recovery() {
 # Only the daemon dies: no acknowledged write is lost, flushed or not.
 daemon_dies() {
   trap 'stop_pid "$SERVE_PID" KILL' EXIT
+  # bash begins anew in a subshell.
+  RANDOM=$SEED
   local round depth
   for ((round = 1; round <= ROUNDS; round++)); do
     depth=$((1 + RANDOM % 32))
@@ -65,6 +68,7 @@ daemon_dies() {
 # The journal goes too, as when the host crashes: a prefix of the writes is left, all that was flushed in it.
 journal_lost() {
   trap 'stop_pid "$SERVE_PID" KILL' EXIT
+  RANDOM=$SEED
   local round
   # The host still has the same boot id, so the volume looks as if it were in use.
   SERVE_FLAGS+=(--takeover --lose-journal)

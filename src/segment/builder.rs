@@ -14,11 +14,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::codec::Compression;
 use super::id::{BLOCK, RecordRef, SegmentId};
 use super::index::{CheckpointRef, DataEntry, NodeEntry, OpRange, Relocation, SegmentIndex, TrimEntry};
 use super::record::{OVERHEAD, Sealer, Subject};
 use super::{FORMAT, MAX_EXTENT, MAX_INDEX, MAX_LBA, MAX_NODE, MAX_RECORDS, MAX_SEGMENT};
+use crate::pool::Compression;
 use crate::pool::aead::TAG;
 use crate::pool::keys::{PoolKeys, Purpose};
 use crate::wire::Put;

@@ -49,6 +49,7 @@ fn publish(engine: &Engine, landed: Landed) {
     for (key, plaintext) in landed.pieces {
         engine.cache.insert(key, plaintext);
     }
+    let _publishing = engine.publishing.lock();
     // The map first, the index after: a reader that misses in the index finds it in the map.
     apply(&engine.map, &landed.index);
     for record in &landed.records {
@@ -94,9 +95,9 @@ fn maybe_checkpoint(engine: &Arc<Engine>) {
     }
 }
 
-/// Freezes the map as of the last published segment. Only the publisher, or a detach after it, may call this: nothing
-/// is applied in between.
+/// Freezes the map as of the last published segment: nothing is published between the two looks.
 pub(super) fn begin(engine: &Engine) -> (CheckpointRef, crate::map::Checkpoint) {
+    let _publishing = engine.publishing.lock();
     let job = engine.map.begin_checkpoint();
     let log = engine.log.lock();
     let point = CheckpointRef {

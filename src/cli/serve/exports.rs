@@ -109,7 +109,6 @@ impl Offered {
                 return Err(Failure::plain(format_args!("volume {}", offer.record.name), "the server is stopping"));
             }
             let attached = this.engine.attach(&offer.record).await?;
-            tracing::info!("volume {}: attached", offer.record.name);
             *slot = Some(attached.clone());
             Ok(attached)
         });
@@ -129,9 +128,8 @@ impl Offered {
             let Some(attached) = offer.slot.lock().await.clone() else { return Ok(()) };
             let outcome = attached.detach().await;
             *offer.slot.lock().await = None;
-            match &outcome {
-                Ok(()) => tracing::info!("volume {}: detached", offer.record.name),
-                Err(e) => tracing::error!("{e}"),
+            if let Err(failure) = &outcome {
+                tracing::error!("{failure}");
             }
             outcome
         });

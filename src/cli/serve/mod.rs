@@ -34,7 +34,18 @@ const SHORT_ID: usize = 16;
 /// Prepares the process, which must happen before the first thread, and serves until told to stop.
 pub fn main(args: ServeArgs) -> Outcome {
     let reclaim = prepare_process();
+    abort_on_panic();
     super::with_runtime(async move |env| serve(args, reclaim, env).await)
+}
+
+/// A broken invariant ends the process at once: the journal holds whatever was acknowledged, and the next start recovers
+/// it, while a server that limps on could go on to answer wrongly.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |what| {
+        report(what);
+        std::process::abort();
+    }));
 }
 
 async fn serve(args: ServeArgs, reclaim: ReclaimReport, env: Env) -> Outcome {

@@ -1,0 +1,108 @@
+"""Cold reads and recovery on a store at 20 ms: counted in round trips, which noise does not disturb."""
+
+import os
+import random
+
+from load import fio
+from nbd import Nbd, timed
+from servers import Esker
+from table import Row
+
+BLOCK = 4096
+SLOW = "esker s3d 20ms"
+TRIP_MS = 20.0
+
+
+def round_trips(entries):
+    """How many requests had to follow one another: the count that s3d makes too."""
+    trips, last = 0, None
+    for end, begin in sorted((seconds(e["end"]), seconds(e["begin"])) for e in entries):
+        if last is None or begin >= last:
+            trips, last = trips + 1, end
+    return trips
+
+
+def seconds(duration):
+    return duration["secs"] + duration["nanos"] / 1e9
+
+
+def cold_random(bench, s3d, p):
+    """4 KiB reads all over a volume that was written in order and then attached anew."""
+    s3d.delay(None)
+    esker = Esker(bench, s3d, {"cold": p.cold}, p.journal, name="cold-random", pool="cold")
+    fio(bench, esker.uri("cold"), "write", "128k", 16, 4,
+        extra=["--offset_increment=25%", "--size=25%", "--refill_buffers=1"])
+    esker.settle("cold")
+    esker.restart(cache=1 << 20)
+    # One read in every leaf's range, so that the map is resident.
+    client = Nbd(esker.uri("cold"))
+    for at in range(0, p.cold, 16 << 20):
+        client.read(at, BLOCK)
+    client.close()
+    s3d.delay("20ms")
+    result = fio(bench, esker.uri("cold"), "randread", "4k", 32, 1, p.cold_seconds, [f"--size={p.cold}"])
+    esker.kill()
+    best = 32 / (TRIP_MS / 1000)
+    ratio = result.iops / best
+    return Row("cold random read 4 KiB, depth 32, 1 conn", "IOPS", {SLOW: result.iops}, f"{ratio:.2f}x 32 / 20 ms",
+               ">= 0.8x", ratio >= 0.8, f"a volume of {p.cold / (1 << 30):.2g} GiB where the budget says 64, leaves resident")
+
+
+def scattered(bench, s3d, p):
+    """One read of 1 MiB whose 256 blocks lie in as many objects."""
+    s3d.delay(None)
+    esker = Esker(bench, s3d, {"scattered": 1 << 30}, p.journal, name="scattered", pool="scattered")
+    client = Nbd(esker.uri("scattered"))
+    blocks = list(range(256))
+    random.Random(7).shuffle(blocks)
+    want = bytearray(256 * BLOCK)
+    for n in blocks:
+        want[n * BLOCK:(n + 1) * BLOCK] = data = os.urandom(BLOCK)
+        client.write(n * BLOCK, data)
+        client.flush()
+    client.close()
+    esker.restart()
+    s3d.delay("20ms")
+    client = Nbd(esker.uri("scattered"))
+    s3d.forget()
+    took, got = timed(lambda: client.read(0, 256 * BLOCK))
+    client.close()
+    entries = s3d.log()
+    esker.kill()
+    trips = round_trips(entries)
+    right = got == bytes(want)
+    return Row("cold read of 1 MiB in 256 scattered pieces", "ms", {SLOW: took * 1000}, f"{trips} round trips",
+               "<= 3 round trips", trips <= 3 and right,
+               f"{len(entries)} requests" + ("" if right else "; THE DATA IS WRONG"))
+
+
+def attach(bench, s3d, p):
+    """From an open pool to the first read, after kill -9 with a long log and a full journal."""
+    s3d.delay(None)
+    esker = Esker(bench, s3d, {"log": 4 << 30}, p.journal, name="attach", pool="attach")
+    fio(bench, esker.uri("log"), "randwrite", "128k", 16, 1,
+        extra=["--size=4g", f"--io_size={p.log}", "--refill_buffers=1"])
+    esker.settle("log")
+    s3d.delay("20ms")
+    fio(bench, esker.uri("log"), "randwrite", "4k", 1, 1, extra=["--size=4g", "--io_size=64k"])
+    segments = esker.volume_status("log")["segments_since_checkpoint"]
+    esker.kill()
+    s3d.forget()
+    esker.start()
+    client = Nbd(esker.uri("log"))
+    client.read(0, BLOCK)
+    client.close()
+    entries = s3d.log()
+    esker.kill()
+    # Opening the pool (its record, the catalogue) comes first; the probe runs beside the recovery.
+    mine = [e for e in entries if e["key"].split("/", 1)[-1].split("/")[0] in ("log", "data", "snapshots")]
+    trips = round_trips(mine)
+    span = max(seconds(e["end"]) for e in mine) - min(seconds(e["begin"]) for e in mine)
+    return Row(f"attach after kill -9 with {p.log >> 20} MiB of log, first read included", "ms", {SLOW: span * 1000},
+               f"{trips} round trips", "<= 6 round trips", trips <= 6,
+               f"{segments} segments since the checkpoint where the budget says 1 GiB; {len(mine)} requests, "
+               f"{len(entries)} with pool and probe")
+
+
+def rows(bench, s3d, p):
+    return [cold_random(bench, s3d, p), scattered(bench, s3d, p), attach(bench, s3d, p)]
