@@ -10,6 +10,8 @@ mod layers;
 mod licences;
 #[path = "tidy_parts/links.rs"]
 mod links;
+#[path = "tidy_parts/proofs.rs"]
+mod proofs;
 #[path = "tidy_parts/source.rs"]
 mod source;
 
@@ -109,6 +111,13 @@ fn no_file_is_large() {
 #[test]
 fn links_in_documents_lead_somewhere() {
     report("broken links", files().iter().filter(|f| f.ends_with(".md")).flat_map(|f| links::broken(f)).collect());
+}
+
+#[test]
+fn tests_that_documents_name_are_there() {
+    let sources = rust_sources();
+    let documents: Vec<String> = files().into_iter().filter(|f| f.ends_with(".md")).collect();
+    report("proofs that are none", documents.iter().flat_map(|d| proofs::missing(d, &sources)).collect());
 }
 
 #[test]

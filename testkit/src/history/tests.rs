@@ -80,7 +80,8 @@ fn a_loss_leaves_a_prefix_with_all_that_was_flushed() {
 fn concurrent_writes_may_come_in_either_order_but_in_one() {
     let h = History::new();
     let (a, b) = (h.begin(W, 0, 3), h.begin(W, 1, 3));
-    (h.end(a), h.end(b));
+    h.end(a);
+    h.end(b);
     assert!(h.holds([a, a, a, b, 0, 0, 0, 0], Keeps::Completed));
     assert!(h.holds([a, b, b, b, 0, 0, 0, 0], Keeps::Completed));
     assert!(!h.holds([a, a, b, b, 0, 0, 0, 0], Keeps::Completed), "two orders at once");
@@ -116,12 +117,14 @@ fn readers_see_one_order() {
     let (h, a, b) = race();
     read(&h, 0, [a; 8]);
     read(&h, 0, [b; 8]);
-    (h.end(a), h.end(b));
+    h.end(a);
+    h.end(b);
     assert!(h.holds([b, 0, 0, 0, 0, 0, 0, 0], Keeps::Completed));
     assert!(!h.holds([a, 0, 0, 0, 0, 0, 0, 0], Keeps::Completed), "the reader saw them the other way round");
 
     let (h, a, b) = race();
-    (h.end(a), h.end(b));
+    h.end(a);
+    h.end(b);
     read(&h, 0, [a; 8]);
     assert!(h.holds([a, 0, 0, 0, 0, 0, 0, 0], Keeps::Completed));
     read(&h, 0, [0; 8]);
