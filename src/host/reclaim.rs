@@ -59,7 +59,16 @@ impl ReclaimReport {
 /// Prepares this process to stand under a filesystem. Must run before the first thread starts: threads inherit the
 /// I/O-flusher mark from the one that creates them.
 pub fn prepare_process() -> ReclaimReport {
+    raise_open_files();
     ReclaimReport { io_flusher: io_flusher(), memory_locked: lock_memory(), oom_exempt: oom_exempt(Path::new("/proc")) }
+}
+
+/// As many open files as this user may have: the usual 1,024 is less than the connections of a busy server.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::warn!("cannot raise the limit of open files from {:?}: {e}", limit.current);
+    }
 }
 
 fn io_flusher() -> Measure {

@@ -62,12 +62,15 @@ pub struct RingSpec {
     pub first_op: u64,
 }
 
+/// The most records of one [`Ring::collect`]: trims have no data, and yet each takes room where they go.
+pub const MAX_COLLECT: usize = 65_536;
+
 /// Why [`Ring::collect`] stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
     /// The last operation asked for was collected.
     Through,
-    /// The next record would exceed the body bytes asked for.
+    /// The next record would exceed the body bytes asked for, or [`MAX_COLLECT`].
     Limit,
     /// The next record is still being filled.
     Incomplete,
@@ -201,7 +204,8 @@ impl Ring {
                 }
             };
             let body = if kind == Ok(RecordKind::Void) { 0 } else { header.body as usize };
-            if out.len() > first && collected.body_bytes + body > max_body {
+            let taken = out.len() - first;
+            if taken > 0 && (collected.body_bytes + body > max_body || taken == MAX_COLLECT) {
                 collected.stop = Stop::Limit;
                 break;
             }

@@ -44,6 +44,8 @@ impl Store {
         if range.end - range.start > MAX_OBJECT {
             return Err(StoreError::Config(format!("{key}: a range of {} bytes", range.end - range.start)));
         }
+        // Never closed, so there is always a permit to come.
+        let _turn = self.inner.reads.acquire().await;
         self.fetch(key, Some(range), cause, patience).await
     }
 

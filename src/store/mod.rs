@@ -31,6 +31,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use object_store::ObjectStore;
+use tokio::sync::Semaphore;
 
 pub use counts::{CountRow, Kind};
 pub use error::StoreError;
@@ -46,6 +47,9 @@ use counts::Counts;
 use health::HealthCell;
 use hedge::Hedging;
 use retry::Pace;
+
+/// Ranged GETs under way at once; more wait their turn. PUTs never queue behind them.
+const MAX_READS: usize = 256;
 
 /// The largest object that is ever written or read whole, in bytes: a segment and some room.
 pub const MAX_OBJECT: u64 = 80 << 20;
@@ -67,6 +71,8 @@ struct Inner {
     health: HealthCell,
     hedging: Option<Hedging>,
     pace: Pace,
+    /// Ranged GETs at once: more would only exhaust file descriptors and patience.
+    reads: Semaphore,
 }
 
 impl Store {
@@ -105,6 +111,7 @@ impl Store {
             health: HealthCell::default(),
             hedging,
             pace: Pace::new(opts.attempt_timeout),
+            reads: Semaphore::new(MAX_READS),
         };
         Store { inner: Arc::new(inner) }
     }

@@ -16,7 +16,7 @@ use super::locate;
 use super::options::AttachOptions;
 use super::pipeline::Pipeline;
 use super::replay::{Log, LogReader};
-use super::rings::{Named, Rings};
+use super::rings::{Named, Rings, put_aside};
 use super::write::Placed;
 use super::{cutter, publish};
 use crate::env::Env;
@@ -188,9 +188,10 @@ impl Attach<'_> {
         let ring = self.may_take(&log)?;
         self.rings().settle_strays(Some(&log.opening.ring))?;
         let sealed = self.seal_and_replay(&log).await?;
-        if let Some(ring) = &ring {
-            self.fits(ring, sealed.last_op)?;
-        }
+        let ring = match ring {
+            Some(ring) => self.fitting(ring, sealed.last_op)?,
+            None => None,
+        };
         Ok((sealed, ring))
     }
 
@@ -204,7 +205,8 @@ impl Attach<'_> {
         };
         let clean = log.seal.is_some_and(|s| s.clean);
         if owner.host != options.host.id {
-            if log.seal.is_none() && !options.takeover {
+            // An unclean seal gives nobody a right: the owner's own recovery may have put it a moment ago.
+            if !clean && !options.takeover {
                 return Err(in_use());
             }
             if owner.domain == Domain::Journal && !clean && !options.lose_journal {
@@ -215,24 +217,29 @@ impl Attach<'_> {
         }
         match self.rings().named(&owner.ring)? {
             Named::Held(ring) => Ok(Some(*ring)),
-            Named::Busy if log.seal.is_some() || options.takeover => Ok(None),
+            Named::GivenUp => Ok(None),
+            Named::Busy if clean || options.takeover => Ok(None),
             Named::Busy => Err(in_use()),
             // The journal went with the last boot, or was empty and removed with the seal.
             Named::Missing(_) if owner.boot != options.host.boot || clean => Ok(None),
             // Its owner is dead and its journal removed, or it runs on with a journal in another directory.
-            Named::Missing(_) if options.lose_journal && (options.takeover || log.seal.is_some()) => Ok(None),
+            Named::Missing(_) if options.lose_journal && options.takeover => Ok(None),
             Named::Missing(path) => Err(AttachError::JournalMissing { volume: self.volume.name.clone(), path }),
         }
     }
 
-    /// Whether an adopted journal continues where the log ends.
-    fn fits(&self, ring: &Ring, last_op: u64) -> Result<(), AttachError> {
+    /// The journal, if it continues where the log ends; one that does not is put aside where the operator said so.
+    fn fitting(&self, ring: Ring, last_op: u64) -> Result<Option<Ring>, AttachError> {
         let (first, next) = (ring.first_op(), ring.next_op());
         if first > last_op + 1 || next <= last_op {
+            if self.options.lose_journal {
+                put_aside(ring.path())?;
+                return Ok(None);
+            }
             let why = format!("the log ends at operation {last_op}, the journal holds {first} to {next} (excluded)");
             return Err(self.rings().mismatch(ring.path().into(), why));
         }
-        Ok(())
+        Ok(Some(ring))
     }
 
     fn map(&self, start: CheckpointRef) -> Result<Map, AttachError> {

@@ -72,6 +72,7 @@ pub(super) async fn write(engine: &Arc<Engine>, mut point: CheckpointRef, mut jo
         let mut log = engine.log.lock();
         log.checkpoint = point;
         log.name_checkpoint = true;
+        log.checkpoint_named_by = None;
     }
     engine.cutter_wake.notify_one();
     Ok(())

@@ -19,6 +19,11 @@ use crate::store::{Cause, Patience, Put};
 
 /// Segments of flushes in flight at once; more flushes gather for the next one.
 const FLUSHES_IN_FLIGHT: usize = 8;
+/// Segments that may be cut and not durable in order: while one PUT is stuck the others do not run away from it. Recovery
+/// relies on it (`replay::NEAR_END`).
+pub(super) const MAX_UNDURABLE: u64 = 48;
+/// What a trim counts as, in bytes: its record in the ring.
+pub(super) const TRIM_BYTES: u64 = 64;
 /// A segment of at most this many bytes is built where it is cut: a hop to a worker costs more.
 const BUILD_INLINE: u64 = 128 << 10;
 /// How often somebody who waits through an outage is looked after.
@@ -86,21 +91,20 @@ fn next(engine: &Engine) -> Next {
     if uncut && log.uncut_since.is_none() {
         log.uncut_since = Some(now);
     }
-    let room = log.in_flight < engine.tuning.max_in_flight;
+    let blocked = log.undurable() >= MAX_UNDURABLE;
+    let room = log.in_flight < engine.tuning.max_in_flight && !blocked;
     let age = log.uncut_since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
-    let for_flush = log.flush_goal > log.cut_op && log.flushes_in_flight < FLUSHES_IN_FLIGHT;
+    let for_flush = log.flush_goal > log.cut_op && log.flushes_in_flight < FLUSHES_IN_FLIGHT && !blocked;
     let full = uncut_bytes >= engine.tuning.segment_bytes as u64 && room;
     let aged = uncut && age >= engine.tuning.max_unflushed_age && room;
     let squeezed = uncut && engine.space.contended() && log.in_flight == 0;
-    let naming = log.name_checkpoint && !uncut;
+    let naming = log.name_checkpoint && !uncut && !blocked;
     if !(for_flush || full || aged || squeezed || naming) {
-        if uncut && room {
-            return Next::Sleep(Some(
-                engine.tuning.max_unflushed_age.saturating_sub(age).max(Duration::from_millis(1)),
-            ));
-        }
         let waiting = log.has_waiters() || engine.space.contended();
-        return Next::Sleep(waiting.then_some(OUTAGE_TICK));
+        let tick = waiting.then_some(OUTAGE_TICK);
+        let aged = (uncut && room).then(|| engine.tuning.max_unflushed_age.saturating_sub(age));
+        let nap = tick.into_iter().chain(aged).min();
+        return Next::Sleep(nap.map(|nap| nap.max(Duration::from_millis(1))));
     }
     let from = log.cut_op + 1;
     drop(log);
@@ -114,14 +118,18 @@ fn next(engine: &Engine) -> Next {
             return Next::Incomplete;
         }
     }
-    Next::Write(Box::new(cut(engine, records, for_flush, now)))
+    cut(engine, records, for_flush, now).map_or(Next::Stop, |cut| Next::Write(Box::new(cut)))
 }
 
-/// Takes `records` as the next segment of the log.
-fn cut(engine: &Engine, records: Vec<Record>, for_flush: bool, now: Duration) -> Cut {
+/// Takes `records` as the next segment of the log. `None`: the log was closed meanwhile.
+fn cut(engine: &Engine, records: Vec<Record>, for_flush: bool, now: Duration) -> Option<Cut> {
     let salt = engine.env.random16();
     let bytes = records.iter().map(data_bytes).sum();
     let mut log = engine.log.lock();
+    if log.closed {
+        assert!(records.is_empty(), "nothing is written to a closed volume");
+        return None;
+    }
     let first_op = log.cut_op + 1;
     if let (Some(first), Some(last)) = (records.first(), records.last()) {
         assert_eq!(first.op, first_op, "segments carry consecutive operations");
@@ -132,13 +140,14 @@ fn cut(engine: &Engine, records: Vec<Record>, for_flush: bool, now: Duration) ->
     log.uncut_since = (engine.ring.next_op() - 1 > log.cut_op).then_some(now);
     let seq = log.next_seq;
     log.next_seq += 1;
+    log.was_cut(seq, now);
     log.in_flight += 1;
     log.bytes_in_flight += bytes;
     log.flushes_in_flight += usize::from(for_flush);
     if std::mem::take(&mut log.name_checkpoint) {
         log.checkpoint_named_by = Some(seq);
     }
-    Cut {
+    Some(Cut {
         id: SegmentId::log(engine.volume, engine.epoch, seq),
         salt,
         predecessor_salt: std::mem::replace(&mut log.last_salt, salt),
@@ -148,12 +157,14 @@ fn cut(engine: &Engine, records: Vec<Record>, for_flush: bool, now: Duration) ->
         bytes,
         checkpoint: log.checkpoint,
         for_flush,
-    }
+    })
 }
 
-/// Bytes of data that a record carries.
+/// What a record counts for where bytes are bounded: its data, or [`TRIM_BYTES`].
 pub(super) fn data_bytes(record: &Record) -> u64 {
     let blocks = match &record.kind {
+        RecordKind::Trim { .. } => return TRIM_BYTES,
+        RecordKind::Void => 0,
         RecordKind::Write { blocks, .. } => u64::from(*blocks),
         RecordKind::Batch(parts) => parts
             .iter()
@@ -162,7 +173,6 @@ pub(super) fn data_bytes(record: &Record) -> u64 {
                 Part::Trim { .. } => 0,
             })
             .sum(),
-        RecordKind::Trim { .. } | RecordKind::Void => 0,
     };
     blocks * BLOCK as u64
 }

@@ -24,7 +24,9 @@ pub(super) async fn detach(engine: &Arc<Engine>) -> BlockResult<()> {
     engine.space.wake();
     let last = engine.ring.next_op() - 1;
     engine.durable(last).await?;
-    wait_until(engine, |e| e.log.lock().published_op >= last && !e.checkpointing.load(Ordering::Acquire)).await?;
+    // The flag is kept: no other checkpoint begins any more.
+    let alone = |e: &Engine| e.log.lock().published_op >= last && !e.checkpointing.swap(true, Ordering::AcqRel);
+    wait_until(engine, alone).await?;
     if unsaved(engine) {
         let (point, job) = publish::begin(engine);
         match checkpoint::write(engine, point, job).await {
@@ -56,6 +58,7 @@ async fn seal(engine: &Arc<Engine>) -> BlockResult<()> {
     let (seq, salt) = {
         let mut log = engine.log.lock();
         assert_eq!(log.published_op, engine.ring.next_op() - 1, "nothing acknowledged is left in the journal");
+        assert!(!log.name_checkpoint, "a durable checkpoint is named before the seal");
         log.closed = true;
         (log.next_seq, log.last_salt)
     };

@@ -198,8 +198,15 @@ impl Engine {
     /// The error for somebody who has waited through too long an outage.
     pub(super) fn outage_error(&self) -> Option<BlockError> {
         let OnOutage::FailAfter(limit) = self.tuning.on_outage else { return None };
-        let outage = self.outage().filter(|o| o.lasted >= limit)?;
-        Some(BlockError::Store(format!("no answer for {} s: {}", outage.lasted.as_secs(), outage.error)))
+        if let Some(outage) = self.outage().filter(|o| o.lasted >= limit) {
+            return Some(BlockError::Store(format!("no answer for {} s: {}", outage.lasted.as_secs(), outage.error)));
+        }
+        // The store answers reads and refuses writes: that is an outage for whoever waits for a write.
+        let oldest = self.log.lock().oldest_cut()?;
+        let stuck = self.env.clock.now().saturating_sub(oldest);
+        let last = self.store.health().last_error.map(|e| e.message).unwrap_or_default();
+        (stuck >= limit)
+            .then(|| BlockError::Store(format!("writes have waited for {} s: {last}", stuck.as_secs())))
     }
 
     /// Remembers on this host that the log reached `seq`. A mark that cannot be written only makes a rollback harder to

@@ -76,7 +76,7 @@ pub enum AttachError {
     },
     /// A journal does not fit the log that names it.
     #[error(
-        "volume {volume}: the journal {path} does not fit the log: {why}. Nothing was changed; to go on without it say --lose-journal"
+        "volume {volume}: the journal {path} does not fit the log: {why}. Nothing was lost; to go on without it say --lose-journal: the file is kept aside"
     )]
     JournalMismatch {
         /// The volume's name.

@@ -64,6 +64,8 @@ pub(super) struct Pipeline {
     pub durable_seq: u64,
     /// Durable as a contiguous prefix: the highest operation number.
     pub durable_op: u64,
+    /// When each segment that is not durable in order was cut.
+    cut_times: VecDeque<(u64, Duration)>,
     /// Durable, but something before it is not yet.
     ahead: BTreeMap<u64, Landed>,
     /// Durable in order, to be published to the map.
@@ -94,6 +96,7 @@ impl Pipeline {
             checkpoint_named_by: None,
             durable_seq: 1,
             durable_op: last_op,
+            cut_times: VecDeque::new(),
             ahead: BTreeMap::new(),
             to_publish: VecDeque::new(),
             published_seq: 0,
@@ -109,6 +112,21 @@ impl Pipeline {
         self.waiters.entry(op).or_default().push(waiter);
     }
 
+    /// Segment `seq` was cut.
+    pub(super) fn was_cut(&mut self, seq: u64, now: Duration) {
+        self.cut_times.push_back((seq, now));
+    }
+
+    /// When the oldest segment that is not durable yet was cut.
+    pub(super) fn oldest_cut(&self) -> Option<Duration> {
+        self.cut_times.front().map(|(_, at)| *at)
+    }
+
+    /// Segments cut and not durable in order.
+    pub(super) fn undurable(&self) -> u64 {
+        self.next_seq - self.durable_seq
+    }
+
     /// A segment's object is in the bucket. Moves the durable prefix on; answers who need wait no longer.
     pub(super) fn landed(&mut self, segment: Landed) -> Vec<Waiter> {
         assert!(segment.seq >= self.durable_seq, "segment {} landed twice", segment.seq);
@@ -122,6 +140,7 @@ impl Pipeline {
             self.bytes_in_flight -= next.bytes;
             self.to_publish.push_back(next);
         }
+        while self.cut_times.pop_front_if(|(seq, _)| *seq < self.durable_seq).is_some() {}
         let later = self.waiters.split_off(&(self.durable_op + 1));
         std::mem::replace(&mut self.waiters, later).into_values().flatten().collect()
     }

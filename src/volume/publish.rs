@@ -95,6 +95,10 @@ fn superseded(map: &Map, index: &SegmentIndex) -> Vec<RecordKey> {
 
 /// Starts a checkpoint when replay would be long or the map has much unsaved.
 fn maybe_checkpoint(engine: &Arc<Engine>) {
+    // A detach writes its own.
+    if engine.closing.load(Ordering::Acquire) {
+        return;
+    }
     let long = {
         let log = engine.log.lock();
         let since = match log.checkpoint.covers_epoch == engine.epoch {

@@ -21,6 +21,7 @@ use crate::store::{Cause, Patience};
 const PARALLEL: usize = 256;
 /// Objects near the end that may be the seal although others stand behind it: at most what one writer had in flight.
 const NEAR_END: usize = 64;
+const _: () = assert!(NEAR_END as u64 > super::cutter::MAX_UNDURABLE);
 /// A seal is smaller than this (bytes).
 const SEAL_MAX: u64 = 1024;
 

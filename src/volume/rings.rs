@@ -31,6 +31,8 @@ pub(super) enum Named {
     Busy,
     /// No such file.
     Missing(PathBuf),
+    /// It cannot be used, and the operator said to go on without it: it was put aside.
+    GivenUp,
 }
 
 impl Rings<'_> {
@@ -53,12 +55,20 @@ impl Rings<'_> {
             Ok(found) => {
                 let (pool, volume) = (found.pool(), found.volume());
                 if pool != *self.pool.id() || volume != self.volume.number || found.id() != *ring {
+                    if self.options.lose_journal {
+                        put_aside(&path)?;
+                        return Ok(Named::GivenUp);
+                    }
                     return Err(self.mismatch(path, "it belongs to another pool or volume".into()));
                 }
                 Ok(Named::Held(Box::new(found)))
             }
             Err(RingError::Busy { .. }) => Ok(Named::Busy),
             Err(RingError::NotFound { .. }) => Ok(Named::Missing(path)),
+            Err(e) if self.options.lose_journal && unusable(&e) => {
+                put_aside(&path)?;
+                Ok(Named::GivenUp)
+            }
             Err(e) => Err(e.into()),
         }
     }
@@ -92,6 +102,10 @@ impl Rings<'_> {
             let summary = match Ring::inspect(&path) {
                 Ok(summary) => summary,
                 Err(RingError::NotFound { .. }) => continue,
+                Err(e) if self.options.lose_journal && unusable(&e) => {
+                    put_aside(&path)?;
+                    continue;
+                }
                 Err(e) => return Err(e.into()),
             };
             if summary.busy {
@@ -127,6 +141,11 @@ impl Rings<'_> {
         }
         Ok(files)
     }
+}
+
+/// Whether a ring file is beyond use, whatever is tried.
+fn unusable(e: &RingError) -> bool {
+    matches!(e, RingError::NotARing { .. } | RingError::Version { .. } | RingError::Damaged { .. })
 }
 
 /// Keeps a journal that was given up, under another name.

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use esker_block::{BatchOp, BlockError, BlockResult, MAX_OP_BYTES};
 
+use super::cutter::TRIM_BYTES;
 use super::engine::Engine;
 use super::fetch::Pins;
 use super::read::Window;
@@ -97,6 +98,7 @@ impl Engine {
         let slot = self.ring.reserve(&OpHeader::trim(lba, blocks)).ok()?;
         let op = slot.op();
         self.index.insert_trim(op, lba, blocks);
+        self.wakes.appending(TRIM_BYTES);
         slot.complete();
         self.wakes.appended(self.tuning.segment_bytes as u64, &self.cutter_wake);
         Some(op)
