@@ -6,6 +6,7 @@ mod fencing;
 mod hooked;
 mod model;
 mod recovery;
+mod review;
 
 use std::path::PathBuf;
 use std::sync::Arc;
