@@ -205,8 +205,7 @@ impl Engine {
         let oldest = self.log.lock().oldest_cut()?;
         let stuck = self.env.clock.now().saturating_sub(oldest);
         let last = self.store.health().last_error.map(|e| e.message).unwrap_or_default();
-        (stuck >= limit)
-            .then(|| BlockError::Store(format!("writes have waited for {} s: {last}", stuck.as_secs())))
+        (stuck >= limit).then(|| BlockError::Store(format!("writes have waited for {} s: {last}", stuck.as_secs())))
     }
 
     /// Remembers on this host that the log reached `seq`. A mark that cannot be written only makes a rollback harder to

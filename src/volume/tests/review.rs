@@ -222,7 +222,8 @@ fn fail_after_counts_for_writers_although_reads_go_on() {
             }
         };
         let flush = std::pin::pin!(v.flush());
-        let first = futures::future::select(flush, std::pin::pin!(reads)).await;
+        let reads = std::pin::pin!(reads);
+        let first = futures::future::select(flush, reads).await;
         assert!(matches!(first, futures::future::Either::Left((Err(_), _))), "two minutes, and no answer");
     });
 }
