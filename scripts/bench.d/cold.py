@@ -1,16 +1,18 @@
-"""Cold reads and recovery on a store at 20 ms: counted in round trips, which noise does not disturb."""
+"""Cold reads and recovery on a store at 20 ms; round trips are counted, which noise does not disturb."""
 
 import os
 import random
 
 from load import fio
 from nbd import Nbd, timed
-from servers import Esker
+from servers import Esker, Failed
 from table import Row
 
 BLOCK = 4096
 SLOW = "esker s3d 20ms"
 TRIP_MS = 20.0
+# Sequential steps are counted at a delay beside which the time that a busy machine needs is nothing.
+COUNT_AT = "200ms"
 
 
 def round_trips(entries):
@@ -61,48 +63,63 @@ def scattered(bench, s3d, p):
         client.write(n * BLOCK, data)
         client.flush()
     client.close()
-    esker.restart()
-    s3d.delay("20ms")
-    client = Nbd(esker.uri("scattered"))
-    s3d.forget()
-    took, got = timed(lambda: client.read(0, 256 * BLOCK))
-    client.close()
-    entries = s3d.log()
+
+    def read(delay):
+        s3d.delay(None)
+        esker.restart()
+        s3d.delay(delay)
+        client = Nbd(esker.uri("scattered"))
+        s3d.forget()
+        took, got = timed(lambda: client.read(0, 256 * BLOCK))
+        client.close()
+        if got != want:
+            raise Failed("the scattered read answers wrong data")
+        return took, s3d.log()
+
+    took = read("20ms")[0]
+    entries = read(COUNT_AT)[1]
     esker.kill()
     trips = round_trips(entries)
-    right = got == bytes(want)
     return Row("cold read of 1 MiB in 256 scattered pieces", "ms", {SLOW: took * 1000}, f"{trips} round trips",
-               "<= 3 round trips", trips <= 3 and right,
-               f"{len(entries)} requests" + ("" if right else "; THE DATA IS WRONG"))
+               "<= 3 round trips", trips <= 3, f"{len(entries)} requests; round trips counted at {COUNT_AT}")
 
 
 def attach(bench, s3d, p):
-    """From an open pool to the first read, after kill -9 with a long log and a full journal."""
+    """From an open pool to the first read, after kill -9 with a long log and writes in the journal."""
     s3d.delay(None)
     esker = Esker(bench, s3d, {"log": 4 << 30}, p.journal, name="attach", pool="attach")
     fio(bench, esker.uri("log"), "randwrite", "128k", 16, 1,
         extra=["--size=4g", f"--io_size={p.log}", "--refill_buffers=1"])
     esker.settle("log")
-    s3d.delay("20ms")
-    fio(bench, esker.uri("log"), "randwrite", "4k", 1, 1, extra=["--size=4g", "--io_size=64k"])
+
+    def recover(delay):
+        s3d.delay(delay)
+        client = Nbd(esker.uri("log"))
+        for n in range(16):
+            client.write(n << 20, os.urandom(BLOCK))
+        esker.kill()
+        s3d.forget()
+        esker.start()
+        client = Nbd(esker.uri("log"))
+        client.read(3 << 30, BLOCK)
+        client.close()
+        # Opening the pool (its record, the catalogue) comes first; the probe runs beside the recovery.
+        mine = [e for e in s3d.log() if e["key"].split("/", 1)[-1].split("/")[0] in ("log", "data", "snapshots")]
+        return max(seconds(e["end"]) for e in mine) - min(seconds(e["begin"]) for e in mine), mine
+
     segments = esker.volume_status("log")["segments_since_checkpoint"]
+    took = recover("20ms")[0]
+    mine = recover(COUNT_AT)[1]
     esker.kill()
-    s3d.forget()
-    esker.start()
-    client = Nbd(esker.uri("log"))
-    client.read(0, BLOCK)
-    client.close()
-    entries = s3d.log()
-    esker.kill()
-    # Opening the pool (its record, the catalogue) comes first; the probe runs beside the recovery.
-    mine = [e for e in entries if e["key"].split("/", 1)[-1].split("/")[0] in ("log", "data", "snapshots")]
     trips = round_trips(mine)
-    span = max(seconds(e["end"]) for e in mine) - min(seconds(e["begin"]) for e in mine)
-    return Row(f"attach after kill -9 with {p.log >> 20} MiB of log, first read included", "ms", {SLOW: span * 1000},
+    return Row(f"attach after kill -9 with {p.log >> 20} MiB of log, first read included", "ms", {SLOW: took * 1000},
                f"{trips} round trips", "<= 6 round trips", trips <= 6,
-               f"{segments} segments since the checkpoint where the budget says 1 GiB; {len(mine)} requests, "
-               f"{len(entries)} with pool and probe")
+               f"{segments} segments since the checkpoint; {len(mine)} requests; round trips counted at {COUNT_AT}")
 
 
 def rows(bench, s3d, p):
-    return [cold_random(bench, s3d, p), scattered(bench, s3d, p), attach(bench, s3d, p)]
+    out = []
+    for measure in (cold_random, scattered, attach):
+        out.append(measure(bench, s3d, p))
+        bench.empty(s3d)
+    return out

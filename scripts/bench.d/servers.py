@@ -30,8 +30,7 @@ class Bench:
         self.children = []
         # Pools, stores and journals all lie in memory where there is enough: then no disk is measured.
         shm = Path("/dev/shm")
-        room = shutil.disk_usage(shm).free if shm.is_dir() else 0
-        self.on_tmpfs = room > 8 << 30
+        self.on_tmpfs = min(shutil.disk_usage(shm).free, available_memory()) > 14 << 30
         self.work = Path(tempfile.mkdtemp(prefix="esker-bench.", dir=shm if self.on_tmpfs else None))
         self.shm = Path(tempfile.mkdtemp(prefix="esker-bench-j.", dir=shm))
         # A pool on tmpfs under a journal on tmpfs is what the server warns of; here it is meant.
@@ -63,6 +62,11 @@ class Bench:
             self.children.remove(child)
         return child.returncode
 
+    def empty(self, store):
+        """Removes all that a store holds; no server may be on it."""
+        for path in store.objects.iterdir():
+            shutil.rmtree(path, ignore_errors=True)
+
     def close(self):
         for child in reversed(list(self.children)):
             self.end(child, signal.SIGKILL)
@@ -71,6 +75,11 @@ class Bench:
             return
         for path in (self.work, self.shm):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def available_memory():
+    """Bytes that can be used without swapping."""
+    return int(re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1]) << 10
 
 
 def first_lines(child, until, seconds, what):
@@ -105,6 +114,7 @@ class S3:
         exports = (re.match(r"export (\w+)='?([^']*)'?$", line) for line in lines)
         self.env = dict(bench.env, **{m[1]: m[2] for m in exports if m})
         self.url, self.flags = "s3://esker/pool", ["--allow-http"]
+        self.objects = bench.work / name / "esker"
 
     def _call(self, method, path, body=None):
         data = json.dumps(body).encode() if body is not None else None
@@ -129,8 +139,9 @@ class Directory:
 
     def __init__(self, bench, name):
         self.env, self.name = bench.env, name
-        self.url, self.flags = f"file://{bench.work / name}", []
-        (bench.work / name).mkdir()
+        self.objects = bench.work / name
+        self.url, self.flags = f"file://{self.objects}", []
+        self.objects.mkdir()
 
 
 class Esker:

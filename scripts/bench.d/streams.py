@@ -22,11 +22,11 @@ def ceilings(bench, s3d, seal_speed, p):
 
 def against(bench, esker, s3d, p, what, rw, bs, depth, jobs, put, seal):
     """A stream longer than the journal, to its last byte in the store, against the slower of both ceilings."""
-    esker.settle("stream")
+    esker.settle("burst")
     begin = time.monotonic()
-    fio(bench, esker.uri("stream"), rw, bs, depth, jobs,
-        extra=[f"--size={p.stream}", f"--io_size={p.sustained // jobs}", "--refill_buffers=1"])
-    client = Nbd(esker.uri("stream"))
+    fio(bench, esker.uri("burst"), rw, bs, depth, jobs,
+        extra=[f"--size={p.volume}", f"--io_size={p.sustained // jobs}", "--refill_buffers=1"])
+    client = Nbd(esker.uri("burst"))
     client.flush()
     client.close()
     rate = p.sustained / (time.monotonic() - begin) / 1e6
@@ -37,7 +37,7 @@ def against(bench, esker, s3d, p, what, rw, bs, depth, jobs, put, seal):
 
 
 def idle(esker, s3d, seconds):
-    esker.settle("stream")
+    esker.settle("burst")
     # The checkpoint that a segment has to name, and the like.
     time.sleep(min(seconds, 3))
     s3d.forget()

@@ -40,35 +40,43 @@ def row(what, unit, got, budget=None):
     return Row(what, unit, cells, ratio, f">= {budget:.1f}x, each", min(ratios.values()) >= budget)
 
 
+def reads(servers, p, depth, jobs):
+    """Warm random reads."""
+    def read(server):
+        return fio(server.bench, server.uri("warm"), "randread", "4k", depth, jobs, p.seconds, [f"--size={p.warm}"]).iops
+    what = f"warm random read 4 KiB, depth {depth}, {jobs} conn"
+    return row(what, "IOPS", compare(servers, p.rounds, read), READ_BUDGET)
+
+
+def bursts(servers, p, depth, jobs):
+    """Random writes that the journal holds."""
+    def burst(server):
+        return fio(server.bench, server.uri("burst"), "randwrite", "4k", depth, jobs, None,
+                   [f"--size={p.burst}", f"--io_size={p.burst // jobs}"]).iops
+    what = f"random write 4 KiB, burst of {p.burst >> 20} MiB, depth {depth}, {jobs} conn"
+    return row(what, "IOPS", compare(servers, p.write_rounds, burst, settle="burst"), WRITE_BUDGET)
+
+
+def streams(servers, p):
+    """128 KiB requests in order."""
+    def read(server):
+        return fio(server.bench, server.uri("warm"), "read", "128k", 8, 1, p.seconds, [f"--size={p.warm}"]).bytes_per_s / 1e6
+
+    def write(server):
+        return fio(server.bench, server.uri("burst"), "write", "128k", 8, 1, None,
+                   [f"--size={p.stream}", "--refill_buffers=1"]).bytes_per_s / 1e6
+    return [row("warm sequential read 128 KiB, depth 8", "MB/s", compare(servers, p.rounds, read)),
+            row(f"sequential write 128 KiB, depth 8, {p.stream >> 20} MiB", "MB/s",
+                compare(servers, p.stream_rounds, write, settle="burst"))]
+
+
 def rows(bench, servers, p):
-    """All comparisons. `servers`: by column, with volumes `warm` and `burst` of at least p.warm and p.burst bytes."""
+    """All comparisons. `servers`: by column, with volumes `warm` and `burst`."""
     prefill(bench, servers, "warm", p.warm)
-    out = []
-    for depth in (1, 32):
-        for jobs in (1, 4):
-            def read(server):
-                return fio(bench, server.uri("warm"), "randread", "4k", depth, jobs, p.seconds,
-                           [f"--size={p.warm}"]).iops
-            fio(bench, servers["nbdkit memory"].uri("warm"), "randread", "4k", depth, jobs, 0.2, [f"--size={p.warm}"])
-            got = compare(servers, p.rounds, read)
-            out.append(row(f"warm random read 4 KiB, depth {depth}, {jobs} conn", "IOPS", got, READ_BUDGET))
+    out = [reads(servers, p, depth, jobs) for depth, jobs in p.shapes]
     prefill(bench, servers, "burst", p.burst)
-    for depth in (1, 32):
-        for jobs in (1, 4):
-            def burst(server):
-                return fio(bench, server.uri("burst"), "randwrite", "4k", depth, jobs, None,
-                           [f"--size={p.burst}", f"--io_size={p.burst // jobs}"]).iops
-            got = compare(servers, p.rounds, burst, settle="burst")
-            what = f"random write 4 KiB, burst of {p.burst >> 20} MiB, depth {depth}, {jobs} conn"
-            out.append(row(what, "IOPS", got, WRITE_BUDGET))
-    for rw, name in (("read", "warm sequential read 128 KiB, depth 8"), ("write", "sequential write 128 KiB, depth 8")):
-        volume, size = ("warm", p.warm) if rw == "read" else ("stream", p.stream)
-        def stream(server):
-            seconds = p.seconds if rw == "read" else p.stream_seconds
-            return fio(bench, server.uri(volume), rw, "128k", 8, 1, seconds,
-                       [f"--size={size}", "--refill_buffers=1"]).bytes_per_s / 1e6
-        out.append(row(name, "MB/s", compare(servers, p.rounds, stream, settle=None if rw == "read" else volume)))
-    return out
+    out += [bursts(servers, p, depth, jobs) for depth, jobs in p.shapes]
+    return out + streams(servers, p)
 
 
 def resident(servers):

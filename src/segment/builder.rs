@@ -30,6 +30,11 @@ pub(super) const HEADER: usize = 32;
 /// Bytes after the sealed index.
 pub(super) const TRAILER: usize = 40;
 
+/// Records in a row that did not shrink, after which not every one tries any more.
+const GIVE_UP: u32 = 8;
+/// From then on every so many records one tries, until one shrinks.
+const TRY_AGAIN: u32 = 16;
+
 /// What [`SegmentBuilder::finish`] adds to what was collected.
 #[derive(Debug, Clone)]
 pub struct SegmentTail {
@@ -65,6 +70,8 @@ pub struct SegmentBuilder {
     sealer: Sealer,
     out: Vec<u8>,
     index: SegmentIndex,
+    /// Extents in a row that compression did not shrink.
+    unshrunk: u32,
 }
 
 impl SegmentBuilder {
@@ -85,7 +92,7 @@ impl SegmentBuilder {
             records: Vec::new(),
             nodes: Vec::new(),
         };
-        Self { keys, id, key, compression, sealer, out, index }
+        Self { keys, id, key, compression, sealer, out, index, unshrunk: 0 }
     }
 
     /// Adds blocks of an extent: `plaintext` is the blocks of `mask` (bit i = block i) back to back.
@@ -95,7 +102,12 @@ impl SegmentBuilder {
     pub fn add_extent(&mut self, extent: u64, mask: u8, plaintext: &[u8]) -> RecordRef {
         assert!(mask != 0 && plaintext.len() == mask.count_ones() as usize * BLOCK, "the blocks of the mask");
         assert!(extent < MAX_EXTENT, "extent {extent}");
-        let record = self.add(self.compression, Subject::extent(extent, mask), plaintext);
+        // After a run of data that does not shrink only some records try: trying costs more than sealing.
+        let give_up = self.unshrunk >= GIVE_UP && !self.unshrunk.is_multiple_of(TRY_AGAIN);
+        let how = if give_up { Compression::None } else { self.compression };
+        let record = self.add(how, Subject::extent(extent, mask), plaintext);
+        let shrank = (record.len as usize) < plaintext.len();
+        self.unshrunk = if shrank { 0 } else { self.unshrunk + 1 };
         self.index.records.push(DataEntry { extent, mask, record });
         record
     }

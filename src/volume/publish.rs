@@ -8,8 +8,9 @@ use futures::FutureExt;
 use super::checkpoint;
 use super::engine::Engine;
 use super::pipeline::Landed;
+use crate::cache::{RecordKey, key_of};
 use crate::journal::{Part, RecordKind};
-use crate::map::Map;
+use crate::map::{Lookup, Map};
 use crate::segment::{CheckpointRef, SegmentIndex};
 
 /// Runs until the volume fails or is closed and everything is published.
@@ -51,7 +52,10 @@ fn publish(engine: &Engine, landed: Landed) {
     }
     let _publishing = engine.publishing.lock();
     // The map first, the index after: a reader that misses in the index finds it in the map.
+    let dead = superseded(&engine.map, &landed.index);
     apply(&engine.map, &landed.index);
+    engine.index.published(landed.through_op);
+    dead.iter().for_each(|key| engine.cache.remove(key));
     for record in &landed.records {
         let through = landed.through_op;
         match &record.kind {
@@ -75,6 +79,18 @@ fn publish(engine: &Engine, landed: Landed) {
     }
     engine.space.wake();
     engine.published.notify_waiters();
+}
+
+/// Records of which nothing is left to see once `index` is applied: they would only push live ones out of the cache.
+/// What the map would have to fetch is passed over.
+fn superseded(map: &Map, index: &SegmentIndex) -> Vec<RecordKey> {
+    let mut dead = Vec::new();
+    for data in &index.records {
+        if let Lookup::Pieces(pieces) = map.lookup(data.extent, data.mask) {
+            dead.extend(pieces.iter().filter(|p| p.visible & !data.mask == 0).map(|p| key_of(&p.record)));
+        }
+    }
+    dead
 }
 
 /// Starts a checkpoint when replay would be long or the map has much unsaved.

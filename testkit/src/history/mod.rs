@@ -142,10 +142,21 @@ impl History {
     /// loss of the journal, a kill that leaves the journal if only such follow, or a flush.
     pub fn settle(&self, image: &[u8]) {
         let mut state = self.state.lock();
-        let stamps = image.chunks_exact(BLOCK).enumerate().map(|(lba, b)| (lba as u64, read_stamp(lba as u64, b)));
-        state.base = stamps.filter_map(|(lba, id)| id.ok().filter(|id| *id != 0).map(|id| (lba, id))).collect();
+        state.base = base(image);
         state.ops.clear();
     }
+
+    /// The history of what comes after `image`, while this one goes on: its numbers are others.
+    pub fn fork(&self, image: &[u8]) -> Self {
+        let last_id = self.state.lock().last_id + (1 << 32);
+        Self { state: Mutex::new(State { last_id, base: base(image), ..State::default() }) }
+    }
+}
+
+/// What the blocks show that are not zero.
+fn base(image: &[u8]) -> HashMap<u64, u64> {
+    let stamps = image.chunks_exact(BLOCK).enumerate().map(|(lba, b)| (lba as u64, read_stamp(lba as u64, b)));
+    stamps.filter_map(|(lba, id)| id.ok().filter(|id| *id != 0).map(|id| (lba, id))).collect()
 }
 
 /// Ids ascend.
