@@ -105,7 +105,11 @@ fn overlapping_writes_have_one_order_for_all_readers_and_after_a_restart() {
         });
         let (before, _) = verify(&daemon, &history, Keeps::Completed);
         assert!(before == image(&daemon), "two readers of a quiet volume see one content");
-        if round % 2 == 0 { daemon.kill() } else { daemon.stop() }
+        if round % 2 == 0 {
+            daemon.kill()
+        } else {
+            daemon.stop()
+        }
         let daemon = host.serve(&world, &[]);
         assert!(before == image(&daemon), "the order is another after a restart");
         history.settle(&before);
