@@ -95,14 +95,14 @@ impl Client {
         while !gone && !self.stop.load(Ordering::SeqCst) {
             while under_way < DEPTH {
                 let told = told.clone();
-                self.one(move |alive| drop(told.send(alive)));
+                self.one(move |alive| told.send(alive).expect("whoever sent it waits"));
                 under_way += 1;
             }
             gone = !answers.recv().expect("it is our own");
             under_way -= 1;
         }
         for _ in 0..under_way {
-            drop(answers.recv());
+            answers.recv().expect("it is our own");
         }
     }
 
