@@ -96,7 +96,8 @@ impl NbdClient {
         stream.set_read_timeout(None)?;
         let replies = Arc::new(Mutex::new(Replies::default()));
         let (input, told) = (stream.try_clone()?, replies.clone());
-        let reader = std::thread::Builder::new().name("nbd replies".into()).spawn(move || read_replies(input, &told))?;
+        let reader =
+            std::thread::Builder::new().name("nbd replies".into()).spawn(move || read_replies(input, &told))?;
         Ok(Self { stream: Mutex::new(stream), replies, reader: Some(reader), size, flags })
     }
 

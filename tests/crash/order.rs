@@ -74,7 +74,7 @@ fn overlapping_writes_have_one_order_for_all_readers_and_after_a_restart() {
             let writers: Vec<_> = (0..4)
                 .map(|n| {
                     let (nbd, history) = (daemon.connect(), &history);
-                    let mut rng = StdRng::seed_from_u64(seed + round * 100 + n);
+                    let mut rng = StdRng::seed_from_u64(seed.wrapping_add(round * 100 + n));
                     s.spawn(move || {
                         for _ in 0..60 {
                             let blocks = rng.random_range(1..=PLACE);
@@ -87,7 +87,7 @@ fn overlapping_writes_have_one_order_for_all_readers_and_after_a_restart() {
                 .collect();
             for n in 0..3 {
                 let (nbd, history, stop) = (daemon.connect(), &history, &stop);
-                let mut rng = StdRng::seed_from_u64(seed + round * 100 + 50 + n);
+                let mut rng = StdRng::seed_from_u64(seed.wrapping_add(round * 100 + 50 + n));
                 s.spawn(move || {
                     for _ in 0..1000 {
                         let lba = rng.random_range(0..PLACE);
@@ -105,7 +105,11 @@ fn overlapping_writes_have_one_order_for_all_readers_and_after_a_restart() {
         });
         let (before, _) = verify(&daemon, &history, Keeps::Completed);
         assert!(before == image(&daemon), "two readers of a quiet volume see one content");
-        if round % 2 == 0 { daemon.kill() } else { daemon.stop() }
+        if round % 2 == 0 {
+            daemon.kill()
+        } else {
+            daemon.stop()
+        }
         let daemon = host.serve(&world, &[]);
         assert!(before == image(&daemon), "the order is another after a restart");
         history.settle(&before);

@@ -17,7 +17,7 @@ const EIO_REPLY: Result<(), NbdError> = Err(NbdError::Errno(EIO));
 fn a_writer_that_wakes_after_a_takeover_gets_errors_and_never_a_success() {
     let seed = seed("takeover");
     for round in 0..rounds(4) {
-        let mut rng = StdRng::seed_from_u64(seed + round);
+        let mut rng = StdRng::seed_from_u64(seed.wrapping_add(round));
         let (world, theirs) = (World::s3(), Arc::new(History::new()));
         let (a, b) = (world.host("a"), world.host("b"));
         world.store().faults().set_delay(Some("uniform:1ms,30ms".parse().unwrap()));

@@ -58,7 +58,12 @@ pub(super) fn check(state: &State, image: &[u8], keeps: Keeps) -> Result<Outcome
     let applied = happened.iter().filter(|i| changes(&state.ops[**i]));
     Ok(Outcome {
         applied: applied.clone().count(),
-        lost: state.ops.iter().enumerate().filter(|(i, o)| changes(o) && o.end.is_some() && !happened.contains(i)).count(),
+        lost: state
+            .ops
+            .iter()
+            .enumerate()
+            .filter(|(i, o)| changes(o) && o.end.is_some() && !happened.contains(i))
+            .count(),
         unanswered: applied.filter(|i| state.ops[**i].end.is_none()).count(),
         written_blocks: seen.iter().filter(|(_, id)| *id != 0).count(),
     })
@@ -155,7 +160,9 @@ impl Check<'_> {
             None => {
                 if let Some(gone) = on_block.next() {
                     let gone = tell(&ops[gone]);
-                    return Err(Violation(format!("block {lba} shows what it showed before all, {id}; gone is {gone}")));
+                    return Err(Violation(format!(
+                        "block {lba} shows what it showed before all, {id}; gone is {gone}"
+                    )));
                 }
             }
         }
