@@ -9,15 +9,19 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::load::{Load, rounds, seed, verify};
-use crate::world::{Host, World};
+use crate::world::{Daemon, Host, World};
 
 /// How the clock of unflushed data is set: almost at once, as usual, practically never.
 const AGES: [&str; 3] = ["10ms", "1s", "60s"];
 
-/// A server, load on it for a moment, kill -9.
-fn load_and_kill(world: &World, host: &Host, history: &Arc<History>, rng: &mut StdRng, more: &[&str]) {
+/// A server, as one of its kind is run.
+fn serve(world: &World, host: &Host, rng: &mut StdRng, more: &[&str]) -> Daemon {
     let age = AGES[rng.random_range(0..AGES.len())];
-    let daemon = host.serve(world, &[more, &["--max-unflushed-age", age]].concat());
+    host.serve(world, &[more, &["--max-unflushed-age", age]].concat())
+}
+
+/// Load for a moment, then kill -9.
+fn load_and_kill(daemon: Daemon, history: &Arc<History>, rng: &mut StdRng) {
     let load = Load::start(&daemon, history, rng.random(), rng.random_range(1..=4));
     load.wait_for(rng.random_range(1..600));
     thread::sleep(Duration::from_micros(rng.random_range(0..20_000)));
@@ -34,18 +38,18 @@ fn slow_down(world: &World, rng: &mut StdRng) {
 fn nothing_acknowledged_is_lost(world: &World, rounds: u64, seed: u64) {
     let (host, history) = (world.host("a"), Arc::new(History::new()));
     let mut unanswered = 0;
+    let mut daemon = host.serve(world, &[]);
     for round in 0..rounds {
-        let mut rng = StdRng::seed_from_u64(seed + round);
+        let mut rng = StdRng::seed_from_u64(seed.wrapping_add(round));
         if world.on_s3() {
             slow_down(world, &mut rng);
         }
-        load_and_kill(world, &host, &history, &mut rng, &[]);
-        let daemon = host.serve(world, &[]);
+        load_and_kill(daemon, &history, &mut rng);
+        daemon = serve(world, &host, &mut rng, &[]);
         let (image, outcome) = verify(&daemon, &history, Keeps::Completed);
         assert_eq!(outcome.lost, 0);
         unanswered += outcome.unanswered;
         history.settle(&image);
-        daemon.kill();
     }
     println!("{unanswered} writes happened that were never answered");
 }
@@ -62,31 +66,34 @@ fn a_kill_of_the_daemon_loses_nothing_acknowledged_on_a_directory() {
     nothing_acknowledged_is_lost(&World::file(), rounds(20) / 4, seed("kill on a directory"));
 }
 
-/// Promises 1 and 2.
 fn a_lost_journal_leaves_a_prefix(world: &World, rounds: u64, seed: u64) {
     let (host, history) = (world.host("a"), Arc::new(History::new()));
     let mut lost = 0;
+    let mut daemon = host.serve(world, &[]);
     for round in 0..rounds {
-        let mut rng = StdRng::seed_from_u64(seed + round);
+        let mut rng = StdRng::seed_from_u64(seed.wrapping_add(round));
         if world.on_s3() {
             slow_down(world, &mut rng);
         }
-        load_and_kill(world, &host, &history, &mut rng, &[]);
+        load_and_kill(daemon, &history, &mut rng);
         host.lose_journals();
-        let daemon = if round % 2 == 0 {
+        daemon = if round.is_multiple_of(2) {
             if round == 0 {
                 host.refused(world, &[]).failed(1, "--lose-journal");
             }
-            host.serve(world, &["--lose-journal"])
+            serve(world, &host, &mut rng, &["--lose-journal"])
         } else {
             // The whole machine went down: nobody need be asked.
             host.boot(round + 2);
-            host.serve(world, &[])
+            serve(world, &host, &mut rng, &[])
         };
         let (image, outcome) = verify(&daemon, &history, Keeps::Flushed);
         lost += outcome.lost;
         history.settle(&image);
-        daemon.stop();
+        if round.is_multiple_of(4) {
+            daemon.stop();
+            daemon = serve(world, &host, &mut rng, &[]);
+        }
     }
     println!("{lost} completed, unflushed writes were lost");
     assert!(lost > 0, "this is no test if there is nothing to lose");

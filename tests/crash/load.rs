@@ -34,8 +34,8 @@ pub fn rounds(usual: u64) -> u64 {
 /// Clients under way.
 pub struct Load {
     stop: Arc<AtomicBool>,
-    pub errors: Arc<AtomicUsize>,
-    pub done: Arc<AtomicUsize>,
+    errors: Arc<AtomicUsize>,
+    done: Arc<AtomicUsize>,
     clients: Vec<JoinHandle<()>>,
 }
 
@@ -47,7 +47,7 @@ impl Load {
             let client = Client {
                 nbd: daemon.connect(),
                 history: history.clone(),
-                rng: StdRng::seed_from_u64(seed + n as u64),
+                rng: StdRng::seed_from_u64(seed.wrapping_add(n as u64)),
                 stop: Arc::clone(&stop),
                 errors: Arc::clone(&errors),
                 done: Arc::clone(&done),
@@ -95,14 +95,14 @@ impl Client {
         while !gone && !self.stop.load(Ordering::SeqCst) {
             while under_way < DEPTH {
                 let told = told.clone();
-                self.one(move |alive| drop(told.send(alive)));
+                self.one(move |alive| told.send(alive).expect("whoever sent it waits"));
                 under_way += 1;
             }
             gone = !answers.recv().expect("it is our own");
             under_way -= 1;
         }
         for _ in 0..under_way {
-            drop(answers.recv());
+            answers.recv().expect("it is our own");
         }
     }
 

@@ -76,7 +76,7 @@ fn crashes_at_each_step_of_the_recovery_lose_nothing() {
         let daemon = host.start(&world, &["--max-unflushed-age", "10ms"]);
         assert!(faults.wait_for_hits(rule, 1, Duration::from_secs(60)), "step {n} is not reached");
         daemon.kill();
-        let late = rng.random();
+        let late: bool = rng.random();
         if !late {
             faults.remove(rule);
         }

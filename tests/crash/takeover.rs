@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use esker_testkit::{EIO, History, Keeps, NbdError};
+use esker_testkit::{Action, EIO, History, Keeps, Kind, NbdError, NbdRequest, Rule};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::load::{Load, image, rounds, seed, verify, write};
+use crate::load::{Load, flush, image, rounds, seed, verify, write};
 use crate::world::World;
 
 const EIO_REPLY: Result<(), NbdError> = Err(NbdError::Errno(EIO));
@@ -17,7 +17,7 @@ const EIO_REPLY: Result<(), NbdError> = Err(NbdError::Errno(EIO));
 fn a_writer_that_wakes_after_a_takeover_gets_errors_and_never_a_success() {
     let seed = seed("takeover");
     for round in 0..rounds(4) {
-        let mut rng = StdRng::seed_from_u64(seed + round);
+        let mut rng = StdRng::seed_from_u64(seed.wrapping_add(round));
         let (world, theirs) = (World::s3(), Arc::new(History::new()));
         let (a, b) = (world.host("a"), world.host("b"));
         world.store().faults().set_delay(Some("uniform:1ms,30ms".parse().unwrap()));
@@ -58,4 +58,37 @@ fn a_writer_that_wakes_after_a_takeover_gets_errors_and_never_a_success() {
         let last = a.serve(&world, &["--lose-journal"]);
         verify(&last, &ours, Keeps::Completed);
     }
+}
+
+/// Promise 1: a segment that lands after the successor has looked, and before its seal, belongs to the log: its flush is
+/// told of success.
+#[test]
+fn a_segment_that_lands_before_the_seal_is_kept_and_the_next_one_is_not() {
+    let (world, history) = (World::s3(), Arc::new(History::new()));
+    let (a, b) = (world.host("a"), world.host("b"));
+    let old = a.serve(&world, &["--max-unflushed-age", "30s"]);
+    let nbd = old.connect();
+    write(&nbd, &history, 0, 8, true).unwrap();
+    write(&nbd, &history, 4, 8, false).unwrap();
+    let faults = world.store().faults();
+    let put = || Rule::on([Kind::Create]).key("*/log/*").times(1).then(Action::Stall);
+    let segment = faults.add(put());
+    let told = nbd.start(NbdRequest::Flush);
+    assert!(faults.wait_for_hits(segment, 1, Duration::from_secs(60)));
+    let seal = faults.add(put());
+    let mut new = b.start(&world, &["--takeover"]);
+    assert!(faults.wait_for_hits(seal, 1, Duration::from_secs(60)));
+    faults.release(segment);
+    told.recv().unwrap().expect("the flush landed before the seal");
+    faults.release(seal);
+    assert!(new.is_ready(), "{}", new.stderr());
+    // All that was completed was flushed.
+    verify(&new, &history, Keeps::Completed);
+    drop(nbd.write(0, &[1; 4096]));
+    assert_eq!(nbd.flush(), EIO_REPLY);
+    let other = new.connect();
+    write(&other, &history, 0, 2, false).unwrap();
+    flush(&other, &history).unwrap();
+    drop(other);
+    verify(&new, &history, Keeps::Completed);
 }

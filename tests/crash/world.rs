@@ -113,6 +113,9 @@ impl World {
         if let Some(s3) = &self.s3 {
             command.envs(s3.env());
         }
+        if self.on_s3() {
+            command.arg("--allow-http");
+        }
         command
     }
 
@@ -243,7 +246,8 @@ impl Daemon {
         thread::spawn(move || {
             let mut lines = BufReader::new(out).lines().map_while(Result::ok);
             let first = lines.next();
-            drop(told.send(first.is_some_and(|line| line.starts_with("ready: "))));
+            let is_ready = first.is_some_and(|line| line.starts_with("ready: "));
+            told.send(is_ready).expect("the receiver waits, or has failed the test");
             // Nobody may be left waiting for the pipe.
             lines.for_each(drop);
         });
