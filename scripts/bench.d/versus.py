@@ -74,7 +74,8 @@ def rows(bench, servers, p):
     """All comparisons. `servers`: by column, with volumes `warm` and `burst`."""
     prefill(bench, servers, "warm", p.warm)
     out = [reads(servers, p, depth, jobs) for depth, jobs in p.shapes]
-    prefill(bench, servers, "burst", p.burst)
+    if not p.short:
+        prefill(bench, servers, "burst", p.burst)
     out += [bursts(servers, p, depth, jobs) for depth, jobs in p.shapes]
     return out + streams(servers, p)
 

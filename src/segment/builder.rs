@@ -30,6 +30,11 @@ pub(super) const HEADER: usize = 32;
 /// Bytes after the sealed index.
 pub(super) const TRAILER: usize = 40;
 
+/// After so many records in a row that did not shrink, only every [`RETRY`]th is tried: what is written together is mostly
+/// alike, and trying costs several times what encrypting does.
+const DULL: u32 = 8;
+const RETRY: u32 = 16;
+
 /// What [`SegmentBuilder::finish`] adds to what was collected.
 #[derive(Debug, Clone)]
 pub struct SegmentTail {
@@ -62,6 +67,8 @@ pub struct SegmentBuilder {
     id: SegmentId,
     key: String,
     compression: Compression,
+    /// Records of extents in a row that were stored as they are.
+    dull: u32,
     sealer: Sealer,
     out: Vec<u8>,
     index: SegmentIndex,
@@ -85,7 +92,7 @@ impl SegmentBuilder {
             records: Vec::new(),
             nodes: Vec::new(),
         };
-        Self { keys, id, key, compression, sealer, out, index }
+        Self { keys, id, key, compression, dull: 0, sealer, out, index }
     }
 
     /// Adds blocks of an extent: `plaintext` is the blocks of `mask` (bit i = block i) back to back.
@@ -95,7 +102,10 @@ impl SegmentBuilder {
     pub fn add_extent(&mut self, extent: u64, mask: u8, plaintext: &[u8]) -> RecordRef {
         assert!(mask != 0 && plaintext.len() == mask.count_ones() as usize * BLOCK, "the blocks of the mask");
         assert!(extent < MAX_EXTENT, "extent {extent}");
-        let record = self.add(self.compression, Subject::extent(extent, mask), plaintext);
+        let worth_trying = self.dull < DULL || self.dull.is_multiple_of(RETRY);
+        let how = if worth_trying { self.compression } else { Compression::None };
+        let record = self.add(how, Subject::extent(extent, mask), plaintext);
+        self.dull = if (record.len as usize) < plaintext.len() { 0 } else { self.dull + 1 };
         self.index.records.push(DataEntry { extent, mask, record });
         record
     }
