@@ -22,7 +22,8 @@ fn main() {
         let begin = Instant::now();
         let segments: u64 = std::thread::scope(|scope| {
             let (keys, data) = (&keys, &data);
-            let run = move || (0..).take_while(|n| begin.elapsed() < limit && build(keys, data, piece, *n)).count() as u64;
+            let run =
+                move || (0..).take_while(|n| begin.elapsed() < limit && build(keys, data, piece, *n)).count() as u64;
             let running: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
             running.into_iter().map(|t| t.join().expect("building a segment does not panic")).sum()
         });
