@@ -13,7 +13,7 @@
 //! | [`segment`] | the format of segments, records, openings and seals |
 //! | [`pool`] | pool record, key slots, keys, sealing, the volume catalogue |
 //! | [`store`] | object store access: URLs, probe, frozen puts, retries, accounting |
-//! | [`env`], [`env_tokio`], [`wire`] | clock, randomness, threads, and the real ones; fields of bytes |
+//! | [`mod@env`], [`env_tokio`], [`wire`] | clock, randomness, threads, and the real ones; fields of bytes |
 
 pub mod cache;
 pub mod cli;

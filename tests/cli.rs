@@ -7,6 +7,8 @@ mod nbd;
 mod run;
 
 use std::fs;
+use std::thread;
+use std::time::Duration;
 
 use nbd::Client;
 use run::{Ran, World};
@@ -177,6 +179,35 @@ fn a_served_volume_keeps_its_data_over_stop_kill_and_refusal() {
     w.ok(&["volume", "create", &url, "late", "--size", "8M"]);
     assert_eq!(Client::connect(&w.socket(), "late").size, 8 << 20);
     assert!(Client::try_connect(&w.socket(), "none").is_none());
+    server.stop();
+}
+
+#[test]
+fn a_stop_without_the_store_waits_and_a_second_signal_ends_it_without_loss() {
+    let w = World::with_pool();
+    let url = w.url();
+    w.ok(&["volume", "create", &url, "data", "--size", "1M"]);
+    let mut server = w.serve(&[&url, "data"]);
+    let mut client = Client::connect(&w.socket(), "data");
+    // A file in the directory's place: every request fails.
+    let (pool, aside) = (w.dir.path().join("pool"), w.dir.path().join("aside"));
+    fs::rename(&pool, &aside).unwrap();
+    fs::write(&pool, "").unwrap();
+    client.write(8192, &[5; 4096]);
+    server.terminate();
+    thread::sleep(Duration::from_secs(2));
+    assert!(!server.ended(), "what is acknowledged is not durable yet");
+    let status = w.ok(&["status", w.control().to_str().unwrap(), "--json"]).json();
+    assert!(status[0]["store"]["last_error"]["message"].is_string(), "{status}");
+    server.terminate();
+    let (code, stderr) = server.wait();
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("stay in the journal"), "{stderr}");
+
+    fs::remove_file(&pool).unwrap();
+    fs::rename(&aside, &pool).unwrap();
+    let server = w.serve(&[&url, "data"]);
+    assert_eq!(Client::connect(&w.socket(), "data").read(8192, 4096), [5; 4096]);
     server.stop();
 }
 

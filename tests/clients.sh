@@ -124,7 +124,7 @@ fio_nbd() {
   local name=$1
   shift
   fio --name="$name" --ioengine=nbd --uri="$(uri load)" --numjobs=4 --size="$LOAD" --offset_increment="$LOAD" \
-    --iodepth=16 --group_reporting --verify=crc32c --verify_fatal=1 --randrepeat=1 --thread "$@" </dev/null
+    --iodepth=16 --group_reporting --verify=crc32c --verify_fatal=1 --verify_state_save=0 --randrepeat=1 --thread "$@" </dev/null
 }
 
 load_mixed() { fio_nbd mixed --rw=randrw --bsrange=4k-128k --blockalign=4k --do_verify=1; }

@@ -40,7 +40,7 @@ finish() {
     status=1
     local log
     for log in "$WORK"/*.err; do
-      if [ -s "$log" ]; then say "--- the end of ${log##*/}"; tail -n 30 "$log"; fi
+      if [ -s "$log" ]; then say "--- the end of ${log##*/}"; tail -n 20 "$log" | cut -c 1-300; fi
     done
   fi
   if [ -n "${KEEP-}" ]; then say "kept: $WORK $SHM"; else rm -rf "$WORK" "$SHM"; fi
@@ -108,6 +108,7 @@ free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1
 start_s3d() {
   [ -x "$S3D" ] || { say "no s3d at $S3D: cargo build -p esker-testkit" >&2; exit 1; }
   mkdir -p "$WORK/s3"
+  : >"$WORK/s3d.out"
   "$S3D" --dir "$WORK/s3" "$@" >"$WORK/s3d.out" 2>"$WORK/s3d.err" &
   STORE_PID=$!
   wait_for 20 "s3d" s3d_is_ready
@@ -141,7 +142,7 @@ start_file() {
 stop_store() {
   stop_pid "$STORE_PID" TERM
   STORE_PID=''
-  rm -rf "$WORK/s3" "$WORK/pool" "$SHM"/journal
+  rm -rf "$WORK/s3" "$WORK/pool" "$WORK/state" "$SHM/journal"
 }
 
 # --- esker
@@ -160,12 +161,13 @@ serve() {
   mkdir -p "$SHM/journal"
   # Whatever a killed server left of its socket is in the way of none but this test.
   rm -f "$SHM/nbd.sock"
-  "$ESKER" serve "$URL" "$@" --unix "$SHM/nbd.sock" --journal-dir "$SHM/journal" --control "$SHM/control.sock" \
-    "${FLAGS[@]}" "${SERVE_FLAGS[@]}" >"$WORK/serve.out" 2>>"$WORK/serve.err" &
+  # Here, not by the redirection below, which happens in another process: an old `ready` must not be read.
+  : >"$WORK/serve.out"
+  "$ESKER" serve "$URL" "$@" "${SERVE_FLAGS[@]}" "${FLAGS[@]}" >"$WORK/serve.out" 2>>"$WORK/serve.err" &
   SERVE_PID=$!
   wait_for 60 "the server" serve_is_ready "$@"
 }
-SERVE_FLAGS=()
+SERVE_FLAGS=(--unix "$SHM/nbd.sock" --control "$SHM/control.sock" --journal-dir "$SHM/journal" --state-dir "$WORK/state")
 
 serve_is_ready() {
   kill -0 "$SERVE_PID" 2>/dev/null || { fail "the server ended early"; exit 1; }

@@ -76,10 +76,22 @@ impl Socket {
 
     /// Waits for bytes and takes what is there. 0: the peer will send no more.
     pub(crate) fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.recv_flags(buf, 0)
+    }
+
+    /// The same, waiting in the kernel until `buf` is full; less where the peer ends, a signal comes, or there is a
+    /// deadline.
+    pub(crate) fn recv_all(&self, buf: &mut [u8]) -> io::Result<usize> {
+        // A peer that drips would hold the call beyond the deadline.
+        let flags = if self.deadline.load(Ordering::Relaxed) == 0 { libc::MSG_WAITALL } else { 0 };
+        self.recv_flags(buf, flags)
+    }
+
+    fn recv_flags(&self, buf: &mut [u8], flags: libc::c_int) -> io::Result<usize> {
         loop {
             self.await_events(libc::POLLIN)?;
             // SAFETY: the pointer and length are those of `buf`.
-            let got = unsafe { libc::recv(self.fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), 0) };
+            let got = unsafe { libc::recv(self.fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), flags) };
             match check(got) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 other => return other,

@@ -66,6 +66,14 @@ impl Stream {
         }
     }
 
+    /// The same for a buffer of which all is wanted: where it can, it waits for that in one call.
+    pub(crate) fn recv_wanted(&self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(socket) => socket.recv_all(buf),
+            Self::Tls(tls) => tls.recv(buf),
+        }
+    }
+
     /// Takes some of `slices`, 0 only if all are empty. Under TLS, what it takes may still have to be
     /// [flushed](Self::flush).
     pub(crate) fn send(&self, slices: &[IoSlice<'_>], wait: bool) -> io::Result<usize> {
@@ -97,7 +105,7 @@ impl Stream {
     /// Fills `buf`; `UnexpectedEof` where the peer ends first.
     pub(crate) fn recv_exact(&self, mut buf: &mut [u8]) -> io::Result<()> {
         while !buf.is_empty() {
-            match self.recv(buf)? {
+            match self.recv_wanted(buf)? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 got => buf = &mut buf[got..],
             }

@@ -21,11 +21,9 @@ fn list_names_every_export() {
     let mut client = server.connect();
     client.greet(3);
     let replies = client.ask(opt::LIST, &[]);
-    let expected = |name: &str| [&(name.len() as u32).to_be_bytes(), name.as_bytes(), b"the ", name.as_bytes()].concat();
-    assert_eq!(
-        replies,
-        vec![(rep::SERVER, expected("disk")), (rep::SERVER, expected("frozen")), (rep::ACK, vec![])]
-    );
+    let expected =
+        |name: &str| [&(name.len() as u32).to_be_bytes(), name.as_bytes(), b"the ", name.as_bytes()].concat();
+    assert_eq!(replies, vec![(rep::SERVER, expected("disk")), (rep::SERVER, expected("frozen")), (rep::ACK, vec![])]);
     assert_eq!(client.ask(opt::LIST, &[1])[0].0, rep::ERR_INVALID);
     assert_eq!(client.ask(opt::ABORT, &[]), vec![(rep::ACK, vec![])]);
     assert!(client.is_closed());

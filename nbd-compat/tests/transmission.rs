@@ -18,7 +18,9 @@ fn what_was_written_is_read_at_any_alignment() {
     for structured in [false, true] {
         let mut client = server.client(structured);
         // The long one is more than the receive buffer holds.
-        for (offset, len) in [(0, 1), (511, 2), (4095, 4098), (1 << 20, 1), (1_000_001, 300_000), (SIZE - 7, 7), (5, 3 << 20)] {
+        for (offset, len) in
+            [(0, 1), (511, 2), (4095, 4098), (1 << 20, 1), (1_000_001, 300_000), (SIZE - 7, 7), (5, 3 << 20)]
+        {
             let data = pattern(offset, len);
             assert_eq!(client.write(offset, &data), 0);
             assert_eq!(client.read(offset, len as u32).unwrap(), data, "{offset}+{len}");
@@ -84,10 +86,9 @@ fn block_status_tells_holes() {
     let mut ask = |flags, offset, len| {
         let cookie = client.request(flags, cmd::BLOCK_STATUS, offset, len, &[]);
         match client.reply() {
-            Reply::Chunk { flags: 1, kind: chunk::BLOCK_STATUS, cookie: got, payload } if got == cookie => payload
-                .chunks(4)
-                .map(|word| u32::from_be_bytes(word.try_into().unwrap()))
-                .collect::<Vec<_>>(),
+            Reply::Chunk { flags: 1, kind: chunk::BLOCK_STATUS, cookie: got, payload } if got == cookie => {
+                payload.chunks(4).map(|word| u32::from_be_bytes(word.try_into().unwrap())).collect::<Vec<_>>()
+            }
             other => panic!("{other:?}"),
         }
     };
@@ -125,7 +126,9 @@ fn what_may_not_be_is_refused_and_the_connection_goes_on() {
             assert_eq!(client.status(cookie), error, "{kind} {offset}+{len}");
         }
         // A refused write's data is not taken for requests.
-        for (flags, offset, error) in [(0, SIZE - 1, errno::ENOSPC), (0, u64::MAX, errno::ENOSPC), (64, 0, errno::EINVAL)] {
+        for (flags, offset, error) in
+            [(0, SIZE - 1, errno::ENOSPC), (0, u64::MAX, errno::ENOSPC), (64, 0, errno::EINVAL)]
+        {
             let data = [request(0, cmd::WRITE, 99, 0, 4), vec![1; 500_000]].concat();
             let cookie = client.request(flags, cmd::WRITE, offset, data.len() as u32, &data);
             assert_eq!(client.status(cookie), error);

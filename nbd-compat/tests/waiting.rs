@@ -106,17 +106,18 @@ fn a_client_that_does_not_read_holds_up_only_itself() {
     let cookies: Vec<_> = (0..16).map(|i| lazy.request(cmd_flag::DF, cmd::READ, i << 20, 2 << 20, &[])).collect();
     let mut other = server.client(false);
     gated.writes.add_permits(1);
-    assert_eq!(other.write(0, &pattern(1, 32 << 20)), 0);
+    let all = pattern(1, 32 << 20);
+    assert_eq!(other.write(0, &all), 0);
     // More than the sockets hold, by two workers that must not wait for the lazy client.
     gated.reads.add_permits(cookies.len() + 1);
     std::thread::sleep(Duration::from_millis(200));
-    assert_eq!(other.read(5, 4096).unwrap(), pattern(1, 4096 + 5)[5..]);
+    assert_eq!(other.read(5, 4096).unwrap(), all[5..4096 + 5]);
     let mut seen = std::collections::HashSet::new();
     for _ in &cookies {
         match lazy.reply() {
             common::Reply::Chunk { flags: 1, cookie, payload, .. } => {
                 let offset = u64::from_be_bytes(*payload.first_chunk().unwrap()) as usize;
-                assert_eq!(payload[8..], pattern(1, 32 << 20)[offset..][..payload.len() - 8]);
+                assert_eq!(payload[8..], all[offset..][..payload.len() - 8]);
                 assert!(seen.insert(cookie));
             }
             other => panic!("{other:?}"),

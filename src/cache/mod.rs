@@ -50,6 +50,11 @@ impl MemoryCache {
         self.cache.insert(key, plaintext);
     }
 
+    /// Forgets a record that nothing refers to any more.
+    pub fn remove(&self, key: &RecordKey) {
+        self.cache.remove(key);
+    }
+
     /// Bytes in use.
     pub fn used(&self) -> u64 {
         self.cache.weight()
@@ -76,5 +81,7 @@ mod tests {
         assert_eq!(cache.capacity(), 1 << 20);
         let kept = (0..1000u32).filter_map(|n| Some((n, cache.get(&(SegmentId::log(1, 1, 1), n))?)));
         assert!(kept.inspect(|(n, b)| assert_eq!(b[0], *n as u8)).count() > 100);
+        (0..1000u32).for_each(|n| cache.remove(&(SegmentId::log(1, 1, 1), n)));
+        assert_eq!(cache.used(), 0);
     }
 }

@@ -115,9 +115,10 @@ impl HasExit for PoolError {
 impl HasExit for AttachError {
     fn exit(&self) -> Exit {
         match self {
-            AttachError::InUse { .. } | AttachError::LostRace { .. } | AttachError::Ring(RingError::Busy { .. }) => {
-                Exit::InUse
-            }
+            AttachError::InUse { .. }
+            | AttachError::LostRace { .. }
+            | AttachError::JournalMissing { .. }
+            | AttachError::Ring(RingError::Busy { .. }) => Exit::InUse,
             AttachError::Deleted { .. } => Exit::NotFound,
             AttachError::Ring(RingError::Size { .. }) => Exit::Usage,
             AttachError::Store(e) => e.exit(),

@@ -88,7 +88,9 @@ fn run(command: Command) -> Outcome {
 /// Starts threads, then runs `command` with the real environment.
 fn with_runtime<F: Future<Output = Outcome>>(command: impl FnOnce(Env) -> F) -> Outcome {
     let failed = |e: io::Error| Failure::plain("cannot start", e);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed)?;
+    // Files of a `file://` pool are read on blocking threads: more than a few only fight for the cores.
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.enable_all().max_blocking_threads(32).build().map_err(failed)?;
     let env = Env::system(runtime.handle().clone()).map_err(failed)?;
     let outcome = runtime.block_on(command(env));
     // Blocking calls that nobody waits for any more must not hold the process back.

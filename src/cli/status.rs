@@ -97,18 +97,31 @@ fn render_into(out: &mut String, value: &Value, depth: usize) {
                 render_into(out, value, depth + 1);
             }
             Value::Array(items) if items.iter().all(Value::is_object) => {
-                for item in items {
-                    let name = item.get("name").and_then(Value::as_str).unwrap_or_default();
-                    out.push_str(format!("{indent}{} {name}", label.trim_end_matches('s')).trim_end());
-                    out.push('\n');
-                    render_into(out, &without_name(item), depth + 1);
-                }
+                items.iter().for_each(|item| render_item(out, label.trim_end_matches('s'), item, depth));
             }
             Value::Array(items) => {
-                let items: Vec<_> = items.iter().map(|i| scalar(name, i)).collect();
-                out.push_str(&format!("{indent}{label}: {}\n", items.join(", ")));
+                out.push_str(&format!("{indent}{label}:\n"));
+                items.iter().for_each(|item| out.push_str(&format!("{indent}  {}\n", scalar(name, item))));
             }
             _ => out.push_str(&format!("{indent}{label}: {}\n", scalar(name, value))),
+        }
+    }
+}
+
+/// One of several: on a line if it says little.
+fn render_item(out: &mut String, label: &str, item: &Value, depth: usize) {
+    let name = item.get("name").and_then(Value::as_str).unwrap_or_default();
+    let heading = format!("{}{label} {name}", "  ".repeat(depth));
+    out.push_str(heading.trim_end());
+    let rest = without_name(item);
+    match &rest {
+        Value::Object(fields) if fields.len() <= 3 && !fields.values().any(|v| v.is_object() || v.is_array()) => {
+            let facts: Vec<_> = fields.iter().map(|(n, v)| format!("{} {}", self::label(n), scalar(n, v))).collect();
+            out.push_str(&format!(": {}\n", facts.join(", ")));
+        }
+        _ => {
+            out.push('\n');
+            render_into(out, &rest, depth + 1);
         }
     }
 }
@@ -160,14 +173,25 @@ mod tests {
             "volumes": [
                 {"name": "data", "size": 10u64 << 30, "unflushed_bytes": 4096, "unflushed_age_ms": 1500,
                  "read_only": false, "last_error": null},
-                {"name": "idle", "attached": false},
+                {"name": "idle", "attached": false, "size": 4096},
             ],
             "listen": ["a", "b"],
             "store": {},
         });
-        let expected = "  listen: a, b\n  pool: abc\n  started: 1970-01-01T00:00:00Z\n  volume data\n    read only: no\n    \
-                        size: 10 GiB\n    unflushed age: 1s 500ms\n    unflushed: 4 KiB\n  volume idle\n    attached: no\n";
-        assert_eq!(render(&status), expected);
+        let expected = [
+            "  listen:",
+            "    a",
+            "    b",
+            "  pool: abc",
+            "  started: 1970-01-01T00:00:00Z",
+            "  volume data",
+            "    read only: no",
+            "    size: 10 GiB",
+            "    unflushed age: 1s 500ms",
+            "    unflushed: 4 KiB",
+            "  volume idle: attached no, size 4 KiB",
+        ];
+        assert_eq!(render(&status).lines().collect::<Vec<_>>(), expected);
     }
 
     #[test]

@@ -152,7 +152,8 @@ pub fn swap_on_stacked(tree: &HostTree) -> Vec<String> {
 struct Walk<'a> {
     tree: &'a HostTree,
     mounts: Option<Vec<Mount>>,
-    seen: BTreeSet<(u32, u32)>,
+    /// Devices looked at, each once under a loop device and once not: that makes a difference for FUSE.
+    seen: BTreeSet<((u32, u32), bool)>,
     found: Vec<BackingDevice>,
 }
 
@@ -194,7 +195,7 @@ impl<'a> Walk<'a> {
 
     /// Everything below device `dev`; `path` is a file on it, where one is known.
     fn device(&mut self, dev: (u32, u32), path: Option<&Path>, depth: usize) {
-        if self.found.len() >= MAX_DEVICES || !self.seen.insert(dev) {
+        if self.found.len() >= MAX_DEVICES || !self.seen.insert((dev, self.under_loop(depth))) {
             return;
         }
         let link = self.tree.sys.join(format!("dev/block/{}:{}", dev.0, dev.1));
@@ -205,6 +206,16 @@ impl<'a> Walk<'a> {
                 None => self.push(format_args!("device {}:{}", dev.0, dev.1), Backing::Opaque, depth),
             },
         }
+    }
+
+    /// Whether a link at `depth` that comes next would have a loop device above it.
+    fn under_loop(&self, depth: usize) -> bool {
+        let mut below = depth;
+        self.found.iter().rev().any(|d| {
+            let above = d.depth < below;
+            below = below.min(d.depth);
+            above && d.kind == Backing::Loop
+        })
     }
 
     fn block(&mut self, dir: &Path, depth: usize) {

@@ -108,6 +108,23 @@ fn a_loop_over_a_fuse_file_is_refused_and_fuse_alone_is_not() {
 }
 
 #[test]
+fn a_fuse_file_seen_before_is_seen_again_below_a_loop() {
+    let mut m = Machine::new();
+    let lo = m.device("loop1", "7:1");
+    fs::create_dir(lo.join("loop")).unwrap();
+    fs::write(lo.join("loop/backing_file"), "/fuse/nbd\n").unwrap();
+    m.file("/", (0, 50));
+    m.file("/fuse", (0, 77));
+    m.file("/fuse/nbd", (0, 77));
+    m.file("/onloop", (7, 1));
+    m.mounts(
+        "1 0 0:50 / / rw - overlay overlay rw,lowerdir=/onloop,upperdir=/fuse,workdir=/w\n\
+         2 1 0:77 / /fuse rw - fuse.x x rw\n",
+    );
+    assert!(m.refusal("/x").unwrap().contains("overlay (overlay) -> loop1 -> fuse.x (x)"));
+}
+
+#[test]
 fn a_loop_over_an_ordinary_file_is_fine_and_a_vanished_file_is_opaque() {
     let mut m = Machine::new();
     m.device("vda", "254:0");

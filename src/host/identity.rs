@@ -12,6 +12,9 @@ use crate::env::Env;
 /// Makes the host id ours alone: machine-id(5) asks not to publish the id itself.
 const HOST_ID_TAG: &[u8] = b"esker host id v1\0";
 
+/// Where machine and boot ids are read from instead of `/`.
+const ROOT_VARIABLE: &str = "ESKER_HOST_ROOT";
+
 /// `f_type` of tmpfs in statfs(2).
 const TMPFS_MAGIC: u32 = 0x0102_1994;
 /// `f_type` of ramfs in statfs(2).
@@ -32,10 +35,15 @@ pub struct HostIdentity {
 impl HostIdentity {
     /// Reads it from the running system. Where there is no machine id, a random one is kept in `state_dir`.
     ///
+    /// The variable `ESKER_HOST_ROOT` names another root to read the machine id and the boot id below: with it a test poses
+    /// as another host, or as another boot of this one. It is of no use to others, and two hosts that are given the same
+    /// identity can take volumes from each other without asking.
+    ///
     /// # Errors
     /// Where the boot id cannot be read, or a random host id can be neither read nor written.
     pub fn of_this_host(state_dir: &Path, env: &Env) -> io::Result<Self> {
-        Self::read(Path::new("/"), state_dir, env)
+        let root = std::env::var_os(ROOT_VARIABLE).map_or_else(|| PathBuf::from("/"), PathBuf::from);
+        Self::read(&root, state_dir, env)
     }
 
     fn read(root: &Path, state_dir: &Path, env: &Env) -> io::Result<Self> {

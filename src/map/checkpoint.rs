@@ -357,7 +357,7 @@ impl Checkpoint {
                 self.outcome.insert(node.index, Some(record));
                 self.replaced.push((node.level, node.index, Some(inner)));
             }
-            _ => panic!("a node has a place exactly if it has bytes"),
+            _ => unreachable!("a node has a place exactly if it has bytes"),
         }
     }
 

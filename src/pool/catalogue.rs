@@ -7,8 +7,8 @@
 //!   compression 1 (0 none, 1 lz4, 2 zstd), created at 8 (milliseconds since 1970)
 //! ```
 
+use super::compression::Compression;
 use super::error::PoolError;
-use crate::segment::Compression;
 use crate::wire::{Malformed, Put, Reader};
 
 /// Longest name of a volume in bytes.

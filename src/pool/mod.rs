@@ -6,6 +6,7 @@
 pub mod aead;
 mod catalogue;
 mod chain;
+mod compression;
 mod error;
 pub mod keys;
 mod password;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 pub use catalogue::{Catalogue, MAX_NAME, MAX_VOLUME_BYTES, MAX_VOLUMES, VolumeRecord, check_name};
+pub use compression::{Compression, UnknownCompression};
 pub use error::PoolError;
 pub use slot::Argon2Params;
 pub use volumes::NewVolume;

@@ -15,7 +15,6 @@ use super::chain::Chain;
 use super::record::Record;
 use super::slot::Slot;
 use super::*;
-use crate::segment::Compression;
 use crate::store::StoreError;
 use crate::store::faults::{Act, Faulty};
 use crate::store::timeline::Timeline;

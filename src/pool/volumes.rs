@@ -3,10 +3,10 @@
 use super::Pool;
 use super::catalogue::{Catalogue, MAX_VOLUMES, VolumeRecord, check_block_size, check_name, check_size};
 use super::chain::{Chain, TRIES};
+use super::compression::Compression;
 use super::error::PoolError;
 use super::sealed::{ObjectKind, SealedError, open_object, seal_object};
 use crate::env::Env;
-use crate::segment::Compression;
 
 const VOLUMES: Chain = Chain("volumes");
 

@@ -19,7 +19,7 @@ mod seal;
 mod tests;
 
 pub use builder::{BuiltSegment, SegmentBuilder, SegmentTail};
-pub use codec::{Codec, Compression, UnknownCompression};
+pub use codec::Codec;
 pub use error::{Part, SegmentError};
 pub use id::{BLOCK, EXTENT, EXTENT_BLOCKS, RecordRef, SegmentId, SegmentKind, log_prefix};
 pub use index::{CheckpointRef, DataEntry, NodeEntry, OpRange, Relocation, RootRef, SegmentIndex, TrimEntry};
@@ -28,6 +28,8 @@ pub use opening::{Domain, Opening, Predecessor, ReplayRange};
 pub use reader::{IndexRead, read_index, tail_range};
 pub use record::{open_extent, open_node};
 pub use seal::Seal;
+
+pub use crate::pool::{Compression, UnknownCompression};
 
 /// The version of the segment format that this code writes, and the newest it reads.
 pub const FORMAT: u16 = 1;

@@ -11,10 +11,11 @@
 
 use bytes::Bytes;
 
-use super::codec::{Codec, Compression, decode, encode, zstd_length};
+use super::codec::{Codec, decode, encode, zstd_length};
 use super::error::{Part, SegmentError};
 use super::id::{BLOCK, RecordRef};
 use super::{MAX_NODE, MAX_SEGMENT};
+use crate::pool::Compression;
 use crate::pool::aead::{BodyKey, TAG};
 use crate::pool::keys::{PoolKeys, Purpose};
 use crate::wire::{Malformed, Put, Reader};

@@ -130,7 +130,11 @@ fn lacks(what: &str) -> StoreError {
 }
 
 fn exact(part: &Bytes, of: &Bytes) -> Result<(), StoreError> {
-    if *part == of[1000..1007] { Ok(()) } else { Err(lacks("a GET of a range answered with other bytes than were put")) }
+    if *part == of[1000..1007] {
+        Ok(())
+    } else {
+        Err(lacks("a GET of a range answered with other bytes than were put"))
+    }
 }
 
 fn expect_ours(put: Put) -> Result<(), StoreError> {

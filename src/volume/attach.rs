@@ -73,6 +73,7 @@ pub(super) async fn attach(
     let writer = env.random16();
     let attempt = Attach { pool, volume, options: &options, env: &env, writer };
     let acquired = attempt.acquire(false).await?;
+    let high = HighWater::new(pool, volume, &options);
     let Some(ring) = acquired.ring else {
         return Err(attempt.log_error(String::new(), "no journal was made"));
     };
@@ -98,6 +99,7 @@ pub(super) async fn attach(
         ring,
         map: acquired.map,
         replayed: acquired.replayed,
+        high,
     }));
     let adopted = adopt(&engine, opening.last_op);
     info!(
@@ -123,7 +125,9 @@ fn adopt(engine: &Engine, last_op: u64) -> usize {
         assert!(!records.is_empty(), "an adopted ring has no incomplete records");
         for record in &records {
             let parts: Vec<Placed> = match &record.kind {
-                RecordKind::Write { lba, blocks, body } => vec![placed(&Part::Write { lba: *lba, blocks: *blocks, body: *body })],
+                RecordKind::Write { lba, blocks, body } => {
+                    vec![placed(&Part::Write { lba: *lba, blocks: *blocks, body: *body })]
+                }
                 RecordKind::Trim { lba, blocks } => vec![placed(&Part::Trim { lba: *lba, blocks: *blocks })],
                 RecordKind::Batch(parts) => parts.iter().map(placed).collect(),
                 RecordKind::Void => Vec::new(),
@@ -214,7 +218,9 @@ impl Attach<'_> {
             Named::Busy if log.seal.is_some() || options.takeover => Ok(None),
             Named::Busy => Err(in_use()),
             // The journal went with the last boot, or was empty and removed with the seal.
-            Named::Missing(_) if owner.boot != options.host.boot || clean || options.lose_journal => Ok(None),
+            Named::Missing(_) if owner.boot != options.host.boot || clean => Ok(None),
+            // Its owner is dead and its journal removed, or it runs on with a journal in another directory.
+            Named::Missing(_) if options.lose_journal && (options.takeover || log.seal.is_some()) => Ok(None),
             Named::Missing(path) => Err(AttachError::JournalMissing { volume: self.volume.name.clone(), path }),
         }
     }
@@ -240,8 +246,7 @@ impl Attach<'_> {
         let reader = self.reader();
         let (start, mut ranges) = log.plan();
         let epoch = log.opening.epoch;
-        let (seal, indexes) =
-            futures::try_join!(self.put_seal(log), reader.indexes(&ranges, (epoch, &log.segments)))?;
+        let (seal, indexes) = futures::try_join!(self.put_seal(log), reader.indexes(&ranges, (epoch, &log.segments)))?;
         let (seal, late) = seal;
         let map = self.map(start)?;
         let mut all = indexes;
@@ -254,12 +259,8 @@ impl Attach<'_> {
             ranges.push(ReplayRange { epoch, first_seq, end_seq: seal.seq });
         }
         let last_op = reader.apply_all(&map, &ranges, &all, start.last_op)?;
-        let predecessor = Some(Predecessor {
-            epoch,
-            end_seq: seal.seq,
-            salt: seal.predecessor_salt,
-            seal_writer: seal.writer,
-        });
+        let predecessor =
+            Some(Predecessor { epoch, end_seq: seal.seq, salt: seal.predecessor_salt, seal_writer: seal.writer });
         Ok(Sealed { predecessor, start, replay: ranges, last_op, epoch, map })
     }
 
@@ -360,9 +361,7 @@ impl Attach<'_> {
 
     fn lost_race(&self, epoch: u32, bytes: &Bytes) -> AttachError {
         match Opening::open(self.pool.keys(), self.volume.number, epoch, bytes) {
-            Ok(winner) => {
-                AttachError::LostRace { volume: self.volume.name.clone(), winner: winner.hostname, epoch }
-            }
+            Ok(winner) => AttachError::LostRace { volume: self.volume.name.clone(), winner: winner.hostname, epoch },
             Err(e) => e.into(),
         }
     }

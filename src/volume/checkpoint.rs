@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use esker_block::{BlockError, BlockResult};
+use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::future::{join_all, try_join_all};
-use futures::FutureExt;
 use tracing::{debug, warn};
 
 use super::engine::Engine;
@@ -25,12 +25,12 @@ const RETRY_AFTER: Duration = Duration::from_secs(30);
 
 /// Runs one checkpoint in the background; a failure is logged and tried again later: the log still has everything.
 pub(super) async fn run(engine: Arc<Engine>, point: CheckpointRef, job: Checkpoint) {
-    if let Err(e) = write(&engine, point, job).await {
-        if engine.failure().is_none() {
-            warn!(volume = engine.info.name, error = %e, "a checkpoint failed; trying again later");
-            engine.note_error(format!("checkpoint: {e}"));
-            engine.env.clock.sleep(RETRY_AFTER).await;
-        }
+    if let Err(e) = write(&engine, point, job).await
+        && engine.failure().is_none()
+    {
+        warn!(volume = engine.info.name, error = %e, "a checkpoint failed; trying again later");
+        engine.note_error(format!("checkpoint: {e}"));
+        engine.env.clock.sleep(RETRY_AFTER).await;
     }
     engine.checkpointing.store(false, Ordering::Release);
 }
@@ -66,6 +66,7 @@ pub(super) async fn write(engine: &Arc<Engine>, mut point: CheckpointRef, mut jo
     point.root = job.root();
     out.finish().await?;
     job.commit();
+    engine.remember(point.covers_seq);
     debug!(volume = engine.info.name, nodes = count, covers = point.covers_seq, "checkpoint written");
     {
         let mut log = engine.log.lock();
@@ -119,12 +120,8 @@ impl DataWriter {
 
     fn ship(&mut self) {
         let Some((id, builder)) = self.builder.take() else { return };
-        let tail = SegmentTail {
-            ops: OpRange::NONE,
-            predecessor_salt: [0; 16],
-            checkpoint: None,
-            deletable: Vec::new(),
-        };
+        let tail =
+            SegmentTail { ops: OpRange::NONE, predecessor_salt: [0; 16], checkpoint: None, deletable: Vec::new() };
         let built = builder.finish(tail);
         let (sender, receiver) = oneshot::channel();
         let engine = self.engine.clone();

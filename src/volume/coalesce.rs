@@ -123,7 +123,10 @@ pub(super) fn is_zero(bytes: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn emit(c: Coalesced, ring: &[u8]) -> (Vec<(u64, u8, Vec<u8>)>, Vec<(u64, u64)>) {
+    /// What is to be stored (extent, block mask, bytes), and what is trimmed (from, to).
+    type Emitted = (Vec<(u64, u8, Vec<u8>)>, Vec<(u64, u64)>);
+
+    fn emit(c: Coalesced, ring: &[u8]) -> Emitted {
         let mut data = Vec::new();
         let copy = |at: u64, buf: &mut [u8]| buf.copy_from_slice(&ring[at as usize..at as usize + BLOCK]);
         let trims = c.emit(copy, |e, m, p| data.push((e, m, p)));

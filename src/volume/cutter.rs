@@ -95,7 +95,9 @@ fn next(engine: &Engine) -> Next {
     let naming = log.name_checkpoint && !uncut;
     if !(for_flush || full || aged || squeezed || naming) {
         if uncut && room {
-            return Next::Sleep(Some(engine.tuning.max_unflushed_age.saturating_sub(age).max(Duration::from_millis(1))));
+            return Next::Sleep(Some(
+                engine.tuning.max_unflushed_age.saturating_sub(age).max(Duration::from_millis(1)),
+            ));
         }
         let waiting = log.has_waiters() || engine.space.contended();
         return Next::Sleep(waiting.then_some(OUTAGE_TICK));

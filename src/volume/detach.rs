@@ -19,6 +19,8 @@ const TICK: Duration = Duration::from_millis(200);
 /// attach recovers it.
 pub(super) async fn detach(engine: &Arc<Engine>) -> BlockResult<()> {
     engine.closing.store(true, Ordering::Release);
+    // Whoever saw the volume open holds a gate until its operation is in the ring: after this there are no more.
+    drop(engine.gates.exclusive(0, u64::MAX));
     engine.space.wake();
     let last = engine.ring.next_op() - 1;
     engine.durable(last).await?;
@@ -26,7 +28,7 @@ pub(super) async fn detach(engine: &Arc<Engine>) -> BlockResult<()> {
     if unsaved(engine) {
         let (point, job) = publish::begin(engine);
         match checkpoint::write(engine, point, job).await {
-            Ok(()) => wait_until(engine, |e| named(e)).await?,
+            Ok(()) => wait_until(engine, named).await?,
             // Without it the next attach replays more: slower, not wrong.
             Err(e) => warn!(volume = engine.info.name, error = %e, "detaching without a checkpoint"),
         }
@@ -53,6 +55,7 @@ fn named(engine: &Engine) -> bool {
 async fn seal(engine: &Arc<Engine>) -> BlockResult<()> {
     let (seq, salt) = {
         let mut log = engine.log.lock();
+        assert_eq!(log.published_op, engine.ring.next_op() - 1, "nothing acknowledged is left in the journal");
         log.closed = true;
         (log.next_seq, log.last_salt)
     };
@@ -77,6 +80,7 @@ async fn seal(engine: &Arc<Engine>) -> BlockResult<()> {
         }
         Err(e) => return Err(BlockError::Store(e.to_string())),
     }
+    engine.remember(seq - 1);
     if let Err(e) = engine.ring.remove() {
         warn!(path = %engine.ring.path().display(), error = %e, "cannot remove the empty journal");
     }

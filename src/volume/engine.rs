@@ -8,10 +8,11 @@ use esker_block::{BlockError, BlockResult, DeviceInfo};
 use futures::channel::oneshot;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::fetch::Fetches;
 use super::gate::Gates;
+use super::highwater::{HighWater, Mark};
 use super::index::WriteIndex;
 use super::options::{AttachOptions, OnOutage};
 use super::pipeline::{Pipeline, tell};
@@ -59,8 +60,12 @@ pub(super) struct Engine {
     /// Notified after every publication and at every failure.
     pub published: Notify,
     pub checkpointing: AtomicBool,
+    /// Held while a segment is shown in the map, and while a checkpoint begins.
+    pub publishing: Mutex<()>,
     /// Log segments that attaching applied after the checkpoint.
     pub replayed: u64,
+    /// What this host remembers of the volume.
+    pub high: HighWater,
     /// Names this attach in its opening and seal.
     pub writer: [u8; 16],
     /// The next data segment's number.
@@ -86,6 +91,7 @@ pub(super) struct Parts {
     pub map: Map,
     pub log: Pipeline,
     pub replayed: u64,
+    pub high: HighWater,
 }
 
 impl Engine {
@@ -98,6 +104,7 @@ impl Engine {
             durable_op: AtomicU64::new(parts.log.durable_op),
             writer: parts.log.last_salt,
             replayed: parts.replayed,
+            high: parts.high,
             info: parts.info,
             volume: parts.volume,
             epoch: parts.epoch,
@@ -119,6 +126,7 @@ impl Engine {
             publisher_wake: Notify::new(),
             published: Notify::new(),
             checkpointing: AtomicBool::new(false),
+            publishing: Mutex::new(()),
             next_data: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             has_failed: AtomicBool::new(false),
@@ -192,6 +200,14 @@ impl Engine {
         let OnOutage::FailAfter(limit) = self.tuning.on_outage else { return None };
         let outage = self.outage().filter(|o| o.lasted >= limit)?;
         Some(BlockError::Store(format!("no answer for {} s: {}", outage.lasted.as_secs(), outage.error)))
+    }
+
+    /// Remembers on this host that the log reached `seq`. A mark that cannot be written only makes a rollback harder to
+    /// notice.
+    pub(super) fn remember(&self, seq: u64) {
+        if let Err(e) = self.high.save(Mark { epoch: self.epoch, seq }) {
+            warn!(volume = self.info.name, error = %e, "cannot keep the local high-water mark");
+        }
     }
 
     /// Bytes of data that are not durable yet.

@@ -13,7 +13,9 @@ use crate::store::StoreError;
 #[derive(Debug, Error)]
 pub enum AttachError {
     /// Somebody holds the volume, or may.
-    #[error("volume {volume} is in use by host {owner} (epoch {epoch}); if that host is gone for good, take the volume with --takeover: it is fenced then, and writes it has not flushed are lost")]
+    #[error(
+        "volume {volume} is in use by host {owner} (epoch {epoch}); if that host is gone for good, take the volume with --takeover: it is fenced then, and writes it has not flushed are lost"
+    )]
     InUse {
         /// The volume's name.
         volume: String,
@@ -39,7 +41,9 @@ pub enum AttachError {
         volume: String,
     },
     /// The last owner ran on this boot of this host, and its journal is not there.
-    #[error("volume {volume}: its journal {path} is missing; it may hold writes that were acknowledged but not flushed. If it is in another directory, name that with --journal-dir; to go on without those writes, say --lose-journal")]
+    #[error(
+        "volume {volume}: its journal {path} is missing; it may hold writes that were acknowledged but not flushed, and its server may still run. If it is in another directory, name that with --journal-dir; to fence that server and go on without those writes, say --takeover --lose-journal"
+    )]
     JournalMissing {
         /// The volume's name.
         volume: String,
@@ -47,7 +51,9 @@ pub enum AttachError {
         path: PathBuf,
     },
     /// The last owner's promises were kept by a local spool on another host.
-    #[error("volume {volume}: flushes of epoch {epoch} are durable in the spool of host {owner} only; start esker there first, or say --lose-journal with --takeover to lose what the bucket lacks")]
+    #[error(
+        "volume {volume}: flushes of epoch {epoch} are durable in the spool of host {owner} only; start esker there first, or say --lose-journal with --takeover to lose what the bucket lacks"
+    )]
     SpoolElsewhere {
         /// The volume's name.
         volume: String,
@@ -57,7 +63,9 @@ pub enum AttachError {
         epoch: u32,
     },
     /// A journal that the newest opening does not name holds writes.
-    #[error("volume {volume}: the journal {path} holds {writes} acknowledged writes, some or all of which never reached the bucket, and the volume has been opened elsewhere since: they cannot be applied. To go on without them say --lose-journal; the file is kept aside")]
+    #[error(
+        "volume {volume}: the journal {path} holds {writes} acknowledged writes, some or all of which never reached the bucket, and the volume has been opened elsewhere since: they cannot be applied. To go on without them say --lose-journal; the file is kept aside"
+    )]
     StrayJournal {
         /// The volume's name.
         volume: String,
@@ -67,7 +75,9 @@ pub enum AttachError {
         writes: u64,
     },
     /// A journal does not fit the log that names it.
-    #[error("volume {volume}: the journal {path} does not fit the log: {why}. Nothing was changed; to go on without it say --lose-journal")]
+    #[error(
+        "volume {volume}: the journal {path} does not fit the log: {why}. Nothing was changed; to go on without it say --lose-journal"
+    )]
     JournalMismatch {
         /// The volume's name.
         volume: String,
@@ -77,7 +87,9 @@ pub enum AttachError {
         why: String,
     },
     /// The bucket shows less than this host has seen, or was told to expect.
-    #[error("volume {volume}: the bucket shows {found}, but {expected} was seen before: the bucket, or a part of it, has been rolled back. If that is meant, remove {path}")]
+    #[error(
+        "volume {volume}: the bucket shows {found}, but {expected} was seen before: the bucket, or a part of it, has been rolled back. If that is meant, remove {path}"
+    )]
     RolledBack {
         /// The volume's name.
         volume: String,

@@ -106,9 +106,9 @@ impl Engine {
         let waits: Vec<_> = loads
             .iter()
             .map(|load| {
-                let (waiting, lead) = self.fetches.nodes.join(load.clone());
+                let (waiting, lead) = self.fetches.nodes.join(*load);
                 if let Some(lead) = lead {
-                    self.env.spawner.spawn(self.clone().load_node(load.clone(), lead).boxed());
+                    self.env.spawner.spawn(self.clone().load_node(*load, lead).boxed());
                 }
                 async move { waiting.await.unwrap_or(Err(BlockError::ShuttingDown)) }
             })

@@ -46,7 +46,7 @@ impl Gates {
 /// The gates of a range, ascending and each once: the order in which everybody takes them.
 fn stripes(lba: u64, blocks: u64) -> SmallVec<[usize; 2]> {
     let first = lba / STRIPE;
-    let last = (lba + blocks.max(1) - 1) / STRIPE;
+    let last = lba.saturating_add(blocks.max(1) - 1) / STRIPE;
     if last - first + 1 >= GATES as u64 {
         return (0..GATES).collect();
     }

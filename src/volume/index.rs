@@ -1,13 +1,15 @@
 //! The in-memory index of what the journal holds: block to place in the ring, or "reads as zeroes".
 //!
 //! A higher operation number always wins. Readers look at trims first and slots second; the publisher drops slots
-//! first and trims second: so a reader never finds an old slot whose trim is already gone.
+//! first and trims second: so a reader never finds an old slot whose trim is already gone. In between, a trim can
+//! outlive a slot that was newer: so a trim that the map shows already ([`WriteIndex::published`]) decides nothing by
+//! itself any more, the map does.
 //!
 //! A reader copies out of the ring while it holds the shard's lock, and entries are dropped under that lock before
 //! the ring's space is freed: no reader is left in space that is reused.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::RwLock;
 use rustc_hash::FxBuildHasher;
@@ -41,6 +43,7 @@ pub(super) struct WriteIndex {
     shards: Vec<RwLock<Shard>>,
     trims: RwLock<OpRanges>,
     trim_count: AtomicUsize,
+    published: AtomicU64,
 }
 
 impl WriteIndex {
@@ -49,6 +52,7 @@ impl WriteIndex {
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
             trims: RwLock::default(),
             trim_count: AtomicUsize::new(0),
+            published: AtomicU64::new(0),
         }
     }
 
@@ -85,6 +89,8 @@ impl WriteIndex {
         let trim_ops = self.trims_over(extent);
         let mut known = Known::default();
         let shard = self.shard(extent).read();
+        // Slots are dropped under this lock after the number is stored: who misses one sees it.
+        let published = self.published.load(Ordering::Acquire);
         let slots = shard.get(&extent);
         if slots.is_none() && trim_ops.is_none() {
             return known;
@@ -96,7 +102,7 @@ impl WriteIndex {
             if slot.op > 0 && slot.op >= trim {
                 known.data |= 1 << i;
                 visit(i, slot.at);
-            } else if trim > 0 {
+            } else if trim > published {
                 known.zero |= 1 << i;
             }
         }
@@ -118,6 +124,11 @@ impl WriteIndex {
             }
         }
         any.then_some(ops)
+    }
+
+    /// The map shows every operation up to `through`. Called before any of them is dropped here.
+    pub(super) fn published(&self, through: u64) {
+        self.published.store(through, Ordering::Release);
     }
 
     /// Forgets what operations up to `through` left in this range of blocks: the map has it now.
@@ -199,6 +210,23 @@ mod tests {
         assert_eq!(seen(&x, 0).1, Known { data: 0b11100, zero: !0b11100 });
         x.insert_trim(6, 3, 1);
         assert_eq!(seen(&x, 0).1.zero & 0b1000, 0b1000);
+    }
+
+    #[test]
+    fn a_write_after_a_trim_is_never_hidden_by_it_while_both_are_dropped() {
+        let x = WriteIndex::new();
+        x.insert_write(4, 0, 2, 0);
+        x.insert_trim(5, 0, 8);
+        x.insert_write(6, 0, 1, 65536);
+        assert_eq!(seen(&x, 0), (vec![(0, 65536)], Known { data: 1, zero: 0xfe }));
+        x.published(6);
+        assert_eq!(seen(&x, 0), (vec![(0, 65536)], Known { data: 1, zero: 0 }), "the map decides what was trimmed");
+        x.drop_writes(0, 2, 6);
+        assert_eq!(seen(&x, 0).1, Known::default(), "the map has the write; its trim must not hide it");
+        x.insert_trim(7, 0, 1);
+        assert_eq!(seen(&x, 0).1, Known { data: 0, zero: 1 });
+        x.drop_trims(6);
+        assert_eq!(seen(&x, 0).1, Known { data: 0, zero: 1 });
     }
 
     #[test]

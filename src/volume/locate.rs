@@ -135,6 +135,32 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_a_long_log_is_found() {
+        use object_store::ObjectStoreExt;
+        let time = crate::store::timeline::Timeline::default();
+        for count in [999u64, 1000, 1001, 2500, 7777] {
+            let objects = std::sync::Arc::new(object_store::memory::InMemory::new());
+            let store = Store::over(objects.clone(), "p", "test", time.env());
+            let found = time.run(async {
+                for seq in 0..count {
+                    let path = format!("p/{}", SegmentId::log(1, 4, seq).key());
+                    objects.put(&path.into(), "x".into()).await.expect("memory");
+                }
+                for seq in 0..5 {
+                    let path = format!("p/{}", SegmentId::log(1, 3, seq).key());
+                    objects.put(&path.into(), "x".into()).await.expect("memory");
+                }
+                newest(&store, 1, Patience::Forever).await
+            });
+            let found = found.expect("memory").expect("epoch 4");
+            assert_eq!(found.epoch, 4);
+            assert_eq!(found.entries.last().map(|e| e.seq), Some(count - 1), "{count}");
+            assert_eq!(contiguous(&found.entries), found.entries.len());
+            assert!(found.entries.len() as u64 >= (count - 1).min(1000));
+        }
+    }
+
+    #[test]
     fn a_gap_ends_the_run() {
         let e = |seq| LogEntry { seq, size: 1 };
         assert_eq!(contiguous(&[e(0), e(1), e(3)]), 2);

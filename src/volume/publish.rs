@@ -8,8 +8,9 @@ use futures::FutureExt;
 use super::checkpoint;
 use super::engine::Engine;
 use super::pipeline::Landed;
+use crate::cache::{RecordKey, key_of};
 use crate::journal::{Part, RecordKind};
-use crate::map::Map;
+use crate::map::{Lookup, Map};
 use crate::segment::{CheckpointRef, SegmentIndex};
 
 /// Runs until the volume fails or is closed and everything is published.
@@ -49,8 +50,12 @@ fn publish(engine: &Engine, landed: Landed) {
     for (key, plaintext) in landed.pieces {
         engine.cache.insert(key, plaintext);
     }
+    let _publishing = engine.publishing.lock();
     // The map first, the index after: a reader that misses in the index finds it in the map.
+    let dead = superseded(&engine.map, &landed.index);
     apply(&engine.map, &landed.index);
+    engine.index.published(landed.through_op);
+    dead.iter().for_each(|key| engine.cache.remove(key));
     for record in &landed.records {
         let through = landed.through_op;
         match &record.kind {
@@ -76,6 +81,18 @@ fn publish(engine: &Engine, landed: Landed) {
     engine.published.notify_waiters();
 }
 
+/// Records of which nothing is left to see once `index` is applied: they would only push live ones out of the cache.
+/// What the map would have to fetch is passed over.
+fn superseded(map: &Map, index: &SegmentIndex) -> Vec<RecordKey> {
+    let mut dead = Vec::new();
+    for data in &index.records {
+        if let Lookup::Pieces(pieces) = map.lookup(data.extent, data.mask) {
+            dead.extend(pieces.iter().filter(|p| p.visible & !data.mask == 0).map(|p| key_of(&p.record)));
+        }
+    }
+    dead
+}
+
 /// Starts a checkpoint when replay would be long or the map has much unsaved.
 fn maybe_checkpoint(engine: &Arc<Engine>) {
     let long = {
@@ -94,9 +111,9 @@ fn maybe_checkpoint(engine: &Arc<Engine>) {
     }
 }
 
-/// Freezes the map as of the last published segment. Only the publisher, or a detach after it, may call this: nothing
-/// is applied in between.
+/// Freezes the map as of the last published segment: nothing is published between the two looks.
 pub(super) fn begin(engine: &Engine) -> (CheckpointRef, crate::map::Checkpoint) {
+    let _publishing = engine.publishing.lock();
     let job = engine.map.begin_checkpoint();
     let log = engine.log.lock();
     let point = CheckpointRef {

@@ -156,8 +156,7 @@ impl Engine {
         missing.nodes.dedup();
         missing.pieces.sort_by_key(|w| w.record);
         missing.pieces.dedup();
-        let (nodes, pieces) =
-            futures::join!(self.load_nodes(&missing.nodes), self.fetch_pieces(&missing.pieces, pins));
+        let (nodes, pieces) = futures::join!(self.load_nodes(&missing.nodes), self.fetch_pieces(&missing.pieces, pins));
         nodes.and(pieces)
     }
 

@@ -12,7 +12,6 @@ pub(super) struct Space {
     waiting: AtomicUsize,
 }
 
-
 /// Counts a waiter, also one whose future is dropped.
 struct Counted<'a>(&'a Space);
 

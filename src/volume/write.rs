@@ -1,6 +1,7 @@
 //! The write path: into the ring, into the index, done. A write never reads, unless it covers part of a block.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use esker_block::{BatchOp, BlockError, BlockResult, MAX_OP_BYTES};
@@ -66,8 +67,16 @@ impl Engine {
         }
     }
 
+    /// Looked at with the gates held: whoever closes the volume passes all gates afterwards, so no operation follows.
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
     /// Appends a write of whole blocks. `None`: the ring is full. The caller holds the gates.
     fn append_write(&self, lba: u64, data: &[u8]) -> Option<u64> {
+        if self.is_closing() {
+            return None;
+        }
         let blocks = data.len() / BLOCK;
         let mut slot = self.ring.reserve(&OpHeader::write(lba, blocks as u32)).ok()?;
         slot.body().copy_from_slice(data);
@@ -82,6 +91,9 @@ impl Engine {
 
     /// Appends a trim of whole blocks. `None`: the ring is full. The caller holds the gates.
     fn append_trim(&self, lba: u64, blocks: u64) -> Option<u64> {
+        if self.is_closing() {
+            return None;
+        }
         let slot = self.ring.reserve(&OpHeader::trim(lba, blocks)).ok()?;
         let op = slot.op();
         self.index.insert_trim(op, lba, blocks);
@@ -117,8 +129,8 @@ impl Engine {
 
     /// Fills the first and last block of `body`, where the range covers them in part.
     fn copy_edges(&self, first: u64, last: u64, offset: u64, end: u64, body: &mut [u8], pins: &Pins) -> bool {
-        let head = offset % B != 0;
-        let tail = end % B != 0 && (last - 1 != first || !head);
+        let head = !offset.is_multiple_of(B);
+        let tail = !end.is_multiple_of(B) && (last - 1 != first || !head);
         let n = body.len();
         (!head || self.copy_now(&mut Window { offset: first * B, buf: &mut body[..BLOCK] }, pins))
             && (!tail || self.copy_now(&mut Window { offset: (last - 1) * B, buf: &mut body[n - BLOCK..] }, pins))
@@ -139,8 +151,8 @@ impl Engine {
             body.extend_from_slice(&block);
             true
         };
-        let ragged_head = offset % B != 0;
-        let ragged_tail = end % B != 0 && !(ragged_head && last - first == 1);
+        let ragged_head = !offset.is_multiple_of(B);
+        let ragged_tail = !end.is_multiple_of(B) && (last - first != 1 || !ragged_head);
         let (mid, mid_end) = (first + u64::from(ragged_head), last - u64::from(ragged_tail));
         if (ragged_head && !edge(first)) || (ragged_tail && !edge(last - 1)) {
             return Merge::EdgesMissing;
@@ -160,6 +172,9 @@ impl Engine {
     /// Appends an atomic batch whose writes' data are `bodies` back to back. `None`: the ring is full. The caller holds
     /// the gates.
     fn append_batch(&self, parts: &[PartHeader], bodies: &[&[u8]]) -> Option<u64> {
+        if self.is_closing() {
+            return None;
+        }
         let len: usize = bodies.iter().map(|b| b.len()).sum();
         let mut slot = self.ring.reserve(&OpHeader::Batch(parts)).ok()?;
         let mut at = 0;
@@ -209,14 +224,15 @@ impl Engine {
     pub(super) async fn put(self: &Arc<Self>, offset: u64, content: Content<'_>) -> BlockResult<u64> {
         let len = content.len();
         if offset.is_multiple_of(B) && len.is_multiple_of(B) {
-            return self.when_room(|| match content {
-                Content::Data(data) => self.write_now(offset / B, data),
-                Content::Zeroes(_) => {
-                    let _gates = self.gates.shared(offset / B, len / B);
-                    self.append_trim(offset / B, len / B)
-                }
-            })
-            .await;
+            return self
+                .when_room(|| match content {
+                    Content::Data(data) => self.write_now(offset / B, data),
+                    Content::Zeroes(_) => {
+                        let _gates = self.gates.shared(offset / B, len / B);
+                        self.append_trim(offset / B, len / B)
+                    }
+                })
+                .await;
         }
         let mut pins = Pins::new();
         for _ in 0..EDGE_ROUNDS {

@@ -15,6 +15,8 @@
 //! | [`S3d`] | starting and stopping a server |
 //! | [`Faults`], [`Rule`], [`Action`], [`Delay`] | what goes wrong, when and how |
 //! | [`RequestLog`] | which requests came, how many, how long they took |
+//! | [`NbdClient`] | a pipelined NBD client |
+//! | [`History`] | what clients did to a volume, and whether what is found on it can have come of that |
 //!
 //! The S3 protocol is the s3s crate's. Objects are plain files below the server's directory, under their own keys, so that
 //! a test can damage one with ordinary tools. s3s-fs is not used: its creates and swaps are not atomic, every LIST of it
@@ -25,11 +27,15 @@ mod delay;
 mod disk;
 mod faults;
 mod front;
+mod history;
 mod log;
+mod nbd;
 mod s3;
 mod server;
 
 pub use delay::Delay;
 pub use faults::{Action, ActiveRule, Faults, Rule, RuleId};
+pub use history::{BLOCK, History, Keeps, Outcome, Violation, What, read_stamp, stamped};
 pub use log::{Entry, Kind, RequestLog, max_in_flight, round_trips};
+pub use nbd::{EIO, NbdClient, NbdError, NbdRequest, NbdResult};
 pub use server::{S3d, S3dOptions};

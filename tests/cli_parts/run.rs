@@ -183,22 +183,36 @@ impl Served {
         child.wait().unwrap();
     }
 
-    /// SIGTERM, and a clean end within a minute.
-    pub fn stop(mut self) {
-        let child = self.child.as_mut().unwrap();
-        let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    /// SIGTERM.
+    pub fn terminate(&self) {
+        let id = self.child.as_ref().unwrap().id();
+        let pid = rustix::process::Pid::from_raw(i32::try_from(id).unwrap()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// Whether it ended by now.
+    pub fn ended(&mut self) -> bool {
+        self.child.as_mut().unwrap().try_wait().unwrap().is_some()
+    }
+
+    /// Its exit code and what it logged; it must end within a minute.
+    pub fn wait(mut self) -> (Option<i32>, String) {
         let start = Instant::now();
-        let status = loop {
-            if let Some(status) = child.try_wait().unwrap() {
-                break status;
-            }
+        while !self.ended() {
             assert!(start.elapsed() < Duration::from_secs(60), "the server does not stop");
             thread::sleep(Duration::from_millis(10));
-        };
+        }
         let stderr = self.stderr();
-        assert!(status.success(), "{status}: {stderr}");
-        self.child = None;
+        let code = self.child.take().unwrap().wait().unwrap().code();
+        (code, stderr)
+    }
+
+    /// SIGTERM, and a clean end.
+    #[track_caller]
+    pub fn stop(self) {
+        self.terminate();
+        let (code, stderr) = self.wait();
+        assert_eq!(code, Some(0), "{stderr}");
     }
 }
 

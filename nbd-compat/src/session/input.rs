@@ -8,6 +8,10 @@ use crate::stream::Stream;
 /// Size of the receive buffer in bytes: a queue of 32 writes of 4 KiB, or two of 128 KiB, in one system call.
 const CAPACITY: usize = 256 << 10;
 
+/// From this many missing bytes on, a request's data is received for itself: no more is taken than it needs, so that
+/// the next request begins a fresh buffer and nothing is moved.
+const ALONE: usize = 16 << 10;
+
 /// The receive buffer of a connection.
 #[derive(Debug)]
 pub(crate) struct Input {
@@ -49,7 +53,12 @@ impl Input {
             self.end -= self.start;
             self.start = 0;
         }
-        let got = stream.recv(&mut self.buf[self.end..])?;
+        let missing = want.saturating_sub(self.end - self.start);
+        let got = if missing >= ALONE {
+            stream.recv_wanted(&mut self.buf[self.end..self.end + missing])?
+        } else {
+            stream.recv(&mut self.buf[self.end..])?
+        };
         self.end += got;
         Ok(got > 0)
     }

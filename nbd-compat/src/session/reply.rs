@@ -35,7 +35,12 @@ pub(crate) fn read_head_len(structured: bool) -> usize {
 pub(crate) fn read_head(head: &mut [u8], structured: bool, request: &Request) {
     if structured {
         let mut bytes = [0; CHUNK_LEN + 8];
-        bytes[..CHUNK_LEN].copy_from_slice(&chunk_head(chunk::DONE, chunk::OFFSET_DATA, request.cookie, 8 + request.len));
+        bytes[..CHUNK_LEN].copy_from_slice(&chunk_head(
+            chunk::DONE,
+            chunk::OFFSET_DATA,
+            request.cookie,
+            8 + request.len,
+        ));
         bytes[CHUNK_LEN..].copy_from_slice(&request.offset.to_be_bytes());
         head.copy_from_slice(&bytes);
     } else {
@@ -100,12 +105,7 @@ pub(crate) fn error_number(kind: u16, error: &BlockError) -> u32 {
 }
 
 /// The whole reply to `request`, in pieces that are sent one after the other.
-pub(crate) fn encode(
-    format: Format,
-    request: &Request,
-    split: bool,
-    result: Result<Answer, BlockError>,
-) -> Vec<Bytes> {
+pub(crate) fn encode(format: Format, request: &Request, split: bool, result: Result<Answer, BlockError>) -> Vec<Bytes> {
     match result {
         Ok(Answer::Done) if request.kind == cmd::READ && format.structured => {
             vec![chunk_head(chunk::DONE, chunk::NONE, request.cookie, 0).to_vec().into()]
@@ -202,6 +202,8 @@ pub(crate) fn is_zero(data: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]

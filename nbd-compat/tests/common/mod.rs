@@ -254,9 +254,7 @@ impl Client {
                 }
                 Reply::Chunk { flags, kind, cookie: got, payload } => {
                     assert!(self.structured && got == cookie);
-                    let at = |payload: &[u8]| {
-                        (u64::from_be_bytes(*payload.first_chunk().unwrap()) - offset) as usize
-                    };
+                    let at = |payload: &[u8]| (u64::from_be_bytes(*payload.first_chunk().unwrap()) - offset) as usize;
                     match kind {
                         proto::chunk::OFFSET_DATA => {
                             data[at(&payload)..][..payload.len() - 8].copy_from_slice(&payload[8..]);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use esker_block::{BlockDevice, DeviceInfo};
 use futures::future::BoxFuture;
@@ -10,26 +11,41 @@ use nbd_compat::{ExportEntry, ExportError, Exports};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::args::ServeArgs;
 use super::engine::{Attached, Engine};
 use crate::cli::failure::{Exit, Failure, Outcome};
 use crate::cli::size::show_size;
+use crate::env::Env;
 use crate::pool::{Pool, VolumeRecord};
 use crate::segment::{BLOCK, EXTENT};
+
+/// The catalogue is read again at most this often: clients who ask for names that do not exist must not cost requests
+/// without bound.
+const REFRESH_PAUSE: Duration = Duration::from_secs(1);
 
 /// A volume while somebody attaches it, holds it, or nobody does. Locked for the length of an attach, so that clients
 /// who come together attach it once.
 type Slot = Arc<tokio::sync::Mutex<Option<Arc<dyn Attached>>>>;
+
+/// What is on offer besides the volumes known at the start, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Scope {
+    /// Volumes made later are offered too.
+    pub all: bool,
+    /// Writes are refused.
+    pub read_only: bool,
+}
 
 /// The volumes of one server.
 pub struct Offered {
     pool: Pool,
     engine: Arc<dyn Engine>,
     volumes: Mutex<BTreeMap<String, Offer>>,
-    /// Volumes made after the start are offered too.
     all: bool,
     read_only: bool,
     closing: AtomicBool,
+    env: Env,
+    /// When the catalogue was last read again, on the clock of `env`.
+    refreshed: tokio::sync::Mutex<Option<Duration>>,
 }
 
 #[derive(Clone)]
@@ -45,16 +61,18 @@ impl Offer {
 }
 
 impl Offered {
-    /// Offers `records`; further ones of the pool too where the command line names none.
-    pub fn new(pool: Pool, engine: Arc<dyn Engine>, records: Vec<VolumeRecord>, args: &ServeArgs) -> Self {
+    /// Offers `records`.
+    pub fn new(pool: Pool, engine: Arc<dyn Engine>, records: Vec<VolumeRecord>, scope: Scope, env: &Env) -> Self {
         let volumes = records.into_iter().map(|r| (r.name.clone(), Offer::new(r))).collect();
         Self {
             pool,
             engine,
             volumes: Mutex::new(volumes),
-            all: args.volumes.is_empty(),
-            read_only: args.read_only,
+            all: scope.all,
+            read_only: scope.read_only,
             closing: AtomicBool::new(false),
+            env: env.clone(),
+            refreshed: tokio::sync::Mutex::default(),
         }
     }
 
@@ -91,7 +109,6 @@ impl Offered {
                 return Err(Failure::plain(format_args!("volume {}", offer.record.name), "the server is stopping"));
             }
             let attached = this.engine.attach(&offer.record).await?;
-            tracing::info!("volume {}: attached", offer.record.name);
             *slot = Some(attached.clone());
             Ok(attached)
         });
@@ -107,11 +124,12 @@ impl Offered {
         self.closing.store(true, Ordering::SeqCst);
         let offers: Vec<_> = self.volumes.lock().values().cloned().collect();
         let detaching = offers.into_iter().map(async |offer| {
-            let Some(attached) = offer.slot.lock().await.take() else { return Ok(()) };
+            // It stays in its slot meanwhile: a detach that waits for the store is when people ask for the status.
+            let Some(attached) = offer.slot.lock().await.clone() else { return Ok(()) };
             let outcome = attached.detach().await;
-            match &outcome {
-                Ok(()) => tracing::info!("volume {}: detached", offer.record.name),
-                Err(e) => tracing::error!("{e}"),
+            *offer.slot.lock().await = None;
+            if let Err(failure) = &outcome {
+                tracing::error!("{failure}");
             }
             outcome
         });
@@ -150,6 +168,11 @@ impl Offered {
 
     /// Looks for volumes made, and forgets those deleted, since the catalogue was read.
     async fn refresh(&self) -> Result<(), ExportError> {
+        let mut refreshed = self.refreshed.lock().await;
+        if let Some(next) = refreshed.map(|r| r + REFRESH_PAUSE) {
+            self.env.clock.sleep(next.saturating_sub(self.env.clock.now())).await;
+        }
+        *refreshed = Some(self.env.clock.now());
         let records = self.pool.volumes().await.map_err(|e| ExportError::Failed(e.to_string()))?;
         let mut volumes = self.volumes.lock();
         volumes.retain(|_, offer| {
@@ -216,3 +239,7 @@ impl Exports for OfferedExports {
         Box::pin(self.0.clone().open_named(name.to_owned()))
     }
 }
+
+#[cfg(test)]
+#[path = "exports_tests.rs"]
+mod tests;

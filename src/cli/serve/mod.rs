@@ -7,6 +7,7 @@ mod listen;
 mod status;
 mod stop;
 
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,7 +15,6 @@ use nbd_compat::{Server, ServerOptions, TlsMode, TlsOptions};
 use sd_notify::NotifyState;
 
 use super::failure::{Doing, Exit, Failure, Outcome};
-use super::output;
 use crate::env::Env;
 use crate::host::{
     ControlServer, Dirs, HostTree, ReclaimReport, check_not_stacked, make_private_dir, prepare_process, swap_on_stacked,
@@ -23,7 +23,7 @@ use crate::pool::{Pool, VolumeRecord};
 pub use args::ServeArgs;
 use args::TlsArg;
 use engine::VolumeEngine;
-use exports::{Offered, OfferedExports};
+use exports::{Offered, OfferedExports, Scope};
 use listen::Listeners;
 use status::ServerStatus;
 use stop::Stop;
@@ -34,7 +34,18 @@ const SHORT_ID: usize = 16;
 /// Prepares the process, which must happen before the first thread, and serves until told to stop.
 pub fn main(args: ServeArgs) -> Outcome {
     let reclaim = prepare_process();
+    abort_on_panic();
     super::with_runtime(async move |env| serve(args, reclaim, env).await)
+}
+
+/// A broken invariant ends the process at once: the journal holds whatever was acknowledged, and the next start recovers
+/// it, while a server that limps on could go on to answer wrongly.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |what| {
+        report(what);
+        std::process::abort();
+    }));
 }
 
 async fn serve(args: ServeArgs, reclaim: ReclaimReport, env: Env) -> Outcome {
@@ -72,7 +83,8 @@ async fn prepare(args: &ServeArgs, reclaim: ReclaimReport, env: Env) -> Outcome<
     .doing("control socket")?;
 
     let engine = VolumeEngine::new(args, &dirs, pool.clone(), &env)?;
-    let offered = Arc::new(Offered::new(pool.clone(), Arc::new(engine), records, args));
+    let scope = Scope { all: args.volumes.is_empty(), read_only: args.read_only };
+    let offered = Arc::new(Offered::new(pool.clone(), Arc::new(engine), records, scope, &env));
     if !args.volumes.is_empty() {
         offered.attach_all().await?;
     }
@@ -95,20 +107,28 @@ struct Ready {
 
 impl Ready {
     async fn run(self, stop: &Stop) -> Outcome {
-        for uri in &self.uris {
-            output::line(format_args!("ready: {uri}"))?;
-        }
+        announce(&self.uris);
         tell_systemd(&[NotifyState::Ready, NotifyState::Status("serving")]);
-        let serving = self.listeners.serve(&self.server, stop);
-        let answering = self.control.run(self.status.clone());
+        let work = async {
+            self.listeners.serve(&self.server, stop).await;
+            tell_systemd(&[NotifyState::Stopping, NotifyState::Status("writing back")]);
+            self.offered.detach_all().await
+        };
+        // Status is answered to the last: a detach can wait for the store.
         tokio::select! {
-            () = serving => {}
-            () = answering => {}
+            outcome = work => outcome,
+            () = self.control.run(self.status.clone()) => Ok(()),
         }
-        // The control socket answers no more from here on; what is left is short or waits for the store.
-        tell_systemd(&[NotifyState::Stopping, NotifyState::Status("writing back")]);
-        self.offered.detach_all().await
     }
+}
+
+/// Prints where the exports are. A server whose output nobody reads serves all the same.
+fn announce(uris: &[String]) {
+    let mut out = io::stdout().lock();
+    for uri in uris {
+        drop(writeln!(out, "ready: {uri}"));
+    }
+    drop(out.flush());
 }
 
 fn tell_systemd(state: &[NotifyState<'_>]) {

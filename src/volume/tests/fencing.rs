@@ -146,9 +146,13 @@ fn a_late_object_below_the_seal_belongs_to_the_log() {
     w.run(async {
         // Each PUT of a segment takes longer than the one after it: they land in reverse order.
         let n = Arc::new(AtomicU32::new(0));
-        let slow = Hooked::pool(&w, move |verb, key| match verb == "put" && key.starts_with("log/") && !key.ends_with("0000") {
-            true => Act::Slow(Duration::from_millis(u64::from(4000 - 1000 * n.fetch_add(1, Ordering::SeqCst).min(3)))),
-            false => Act::Fine,
+        let slow = Hooked::pool(&w, move |verb, key| {
+            match verb == "put" && key.starts_with("log/") && !key.ends_with("0000") {
+                true => {
+                    Act::Slow(Duration::from_millis(u64::from(4000 - 1000 * n.fetch_add(1, Ordering::SeqCst).min(3))))
+                }
+                false => Act::Fine,
+            }
         })
         .await;
         let v = Volume::attach(&slow, &w.volume, w.options(1, 1), w.env.clone()).await.unwrap();
@@ -262,6 +266,26 @@ fn a_rolled_back_bucket_is_noticed() {
         assert!(matches!(error, AttachError::RolledBack { .. }), "{error}");
         let elsewhere = w.attach_as(AttachOptions { expect_epoch: Some(2), ..w.options(2, 1) }).await.err().unwrap();
         assert!(matches!(elsewhere, AttachError::RolledBack { .. }), "{elsewhere}");
+    });
+}
+
+#[test]
+fn segments_that_vanished_from_the_end_are_noticed() {
+    let w = World::new(1 << 20);
+    w.run(async {
+        let v = w.attach().await.unwrap();
+        for i in 0..3 {
+            v.write(i * 4096, block(1), true).await.unwrap();
+        }
+        v.detach().await.unwrap();
+        drop(v);
+        for seq in 3..6 {
+            let key = format!("p/{}", SegmentId::log(w.volume.number, 1, seq).key());
+            // The seal, and what stood before it.
+            drop(w.objects.delete(&Path::from(key)).await);
+        }
+        let error = w.attach().await.err().unwrap();
+        assert!(matches!(error, AttachError::RolledBack { .. }), "{error}");
     });
 }
 

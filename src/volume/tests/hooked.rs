@@ -41,10 +41,7 @@ impl Hooked {
     }
 
     /// The pool of `world`, reached through the hook.
-    pub(super) async fn pool(
-        world: &World,
-        hook: impl Fn(Verb, &str) -> Act + Send + Sync + 'static,
-    ) -> Pool {
+    pub(super) async fn pool(world: &World, hook: impl Fn(Verb, &str) -> Act + Send + Sync + 'static) -> Pool {
         let store = Store::over(Self::new(world, hook), "p", "test", world.env.clone());
         Pool::open(store, &SecretString::from("secret"), &world.env).await.unwrap()
     }

@@ -8,10 +8,24 @@ const SIZE: u64 = 2 << 20;
 
 #[derive(Debug, Clone)]
 enum Step {
-    Write { at: u64, len: usize, seed: u64, fua: bool },
-    Zero { at: u64, len: u64 },
-    Discard { at: u64, len: u64 },
-    Read { at: u64, len: usize },
+    Write {
+        at: u64,
+        len: usize,
+        seed: u64,
+        fua: bool,
+    },
+    Zero {
+        at: u64,
+        len: u64,
+    },
+    Discard {
+        at: u64,
+        len: u64,
+    },
+    Read {
+        at: u64,
+        len: usize,
+    },
     Flush,
     Wait(u64),
     /// The daemon dies; the journal stays.

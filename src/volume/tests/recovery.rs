@@ -60,8 +60,11 @@ fn a_missing_journal_on_the_same_boot_is_refused() {
         w.lose_journals(1);
         let error = w.attach().await.err().unwrap();
         assert!(matches!(error, AttachError::JournalMissing { .. }), "{error}");
-        assert!(error.to_string().contains("--lose-journal"));
-        let v = w.attach_as(AttachOptions { lose_journal: true, ..w.options(1, 1) }).await.unwrap();
+        assert!(error.to_string().contains("--takeover --lose-journal"));
+        let half = w.attach_as(AttachOptions { lose_journal: true, ..w.options(1, 1) }).await.err().unwrap();
+        assert!(matches!(half, AttachError::JournalMissing { .. }), "its owner may be alive: {half}");
+        let said = AttachOptions { lose_journal: true, takeover: true, ..w.options(1, 1) };
+        let v = w.attach_as(said).await.unwrap();
         assert_eq!(read(&v, 0, 4096).await.unwrap(), block(1));
     });
 }

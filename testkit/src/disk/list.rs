@@ -56,30 +56,52 @@ impl Walk<'_> {
     /// Walks one directory, whose keys all start with `base`; false when the page is full.
     fn directory(&mut self, dir: &Path, base: &str) -> Result<bool, DiskError> {
         let mut entries = Vec::new();
+        let mut full = String::new();
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
             let file_name = entry.file_name();
             let Some(name) = file_name.to_str().and_then(decode_name) else { continue };
             let is_dir = entry.file_type()?.is_dir();
-            // A directory sorts as its keys do: with the slash.
-            let full = format!("{base}{name}{}", if is_dir { "/" } else { "" });
+            full.clear();
+            full.push_str(base);
+            full.push_str(&name);
+            if is_dir {
+                // A directory sorts as its keys do: with the slash.
+                full.push('/');
+            }
             if self.may_hold(&full, is_dir) {
-                entries.push((full, is_dir, file_name));
+                entries.push((full.clone(), is_dir, file_name));
             }
         }
-        entries.sort();
-        for (full, is_dir, file_name) in entries {
-            // The common prefix may have moved on since.
-            if !self.may_hold(&full, is_dir) {
-                continue;
+        // Only as much of a large directory is put in order as the page takes.
+        let page = self.query.limit + 1;
+        let mut rest = entries.as_mut_slice();
+        while !rest.is_empty() {
+            if rest.len() > page {
+                rest.select_nth_unstable(page);
             }
-            let path = dir.join(file_name);
-            let more = if is_dir { self.directory(&path, &full)? } else { self.object(&path, full)? };
-            if !more {
-                return Ok(false);
+            let (first, later) = rest.split_at_mut(page.min(rest.len()));
+            first.sort_unstable();
+            for (full, is_dir, file_name) in first {
+                if !self.entry(&dir.join(file_name), full, *is_dir)? {
+                    return Ok(false);
+                }
             }
+            rest = later;
         }
         Ok(true)
+    }
+
+    /// Takes up one entry of a directory; false when the page is full.
+    fn entry(&mut self, path: &Path, full: &str, is_dir: bool) -> Result<bool, DiskError> {
+        // The common prefix may have moved on since the directory was read.
+        if !self.may_hold(full, is_dir) {
+            Ok(true)
+        } else if is_dir {
+            self.directory(path, full)
+        } else {
+            self.object(path, full)
+        }
     }
 
     /// Whether this key, or a key in this directory, can be in the listing.
@@ -96,7 +118,7 @@ impl Walk<'_> {
         }
     }
 
-    fn object(&mut self, path: &Path, key: String) -> Result<bool, DiskError> {
+    fn object(&mut self, path: &Path, key: &str) -> Result<bool, DiskError> {
         if self.out.items.len() == self.query.limit {
             self.out.truncated = true;
             return Ok(false);
@@ -112,7 +134,7 @@ impl Walk<'_> {
             return Ok(true);
         }
         let meta = Meta::of(&fs::metadata(path)?)?;
-        self.out.items.push(Listed::Object(key, meta));
+        self.out.items.push(Listed::Object(key.to_owned(), meta));
         Ok(true)
     }
 }

@@ -1,5 +1,6 @@
 //! Keys as paths. A component that a file system cannot hold as it is gets `%` escapes; all others are themselves.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use super::DiskError;
@@ -21,9 +22,12 @@ fn encode(name: &str) -> Result<String, DiskError> {
 }
 
 /// The component that a file name stands for; `None` if it stands for none.
-pub(crate) fn decode(name: &str) -> Option<String> {
+pub(crate) fn decode(name: &str) -> Option<Cow<'_, str>> {
+    if !name.contains('%') {
+        return Some(Cow::Borrowed(name));
+    }
     if name == "%" {
-        return Some(String::new());
+        return Some(Cow::Borrowed(""));
     }
     let mut parts = name.split('%');
     let mut out = String::from(parts.next()?);
@@ -36,5 +40,5 @@ pub(crate) fn decode(name: &str) -> Option<String> {
         });
         out.push_str(&part[2..]);
     }
-    Some(out)
+    Some(Cow::Owned(out))
 }

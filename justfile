@@ -1,0 +1,41 @@
+# The few commands of every day; `just` alone lists them. Each is a script or one line, so none needs just.
+
+_default:
+    @just --list
+
+# Installs what tests and benches need
+setup:
+    scripts/setup
+
+# A volume with a filesystem, killed and back again
+demo *args:
+    scripts/demo {{ args }}
+
+# Everything that must pass before a change lands
+test *args:
+    scripts/test {{ args }}
+
+# Formatting, clippy, rustdoc and the tests that cargo runs
+quick:
+    scripts/test --quick
+
+# The tests of one room: just room journal
+room name:
+    cargo test -p esker --lib {{ name }}::
+
+# Sizes, layering, links, licences
+tidy:
+    cargo test -p esker --test tidy -- --no-capture
+
+# The table of ratios and budgets
+bench *args:
+    scripts/bench {{ args }}
+
+# Formats, and applies what clippy can fix
+fix:
+    cargo clippy --workspace --all-targets --fix --allow-dirty
+    cargo fmt --all
+
+# The documentation of the code
+doc:
+    cargo doc --workspace --no-deps --lib --open
