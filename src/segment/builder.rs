@@ -30,17 +30,10 @@ pub(super) const HEADER: usize = 32;
 /// Bytes after the sealed index.
 pub(super) const TRAILER: usize = 40;
 
-<<<<<<< HEAD
-/// After so many records in a row that did not shrink, only every [`RETRY`]th is tried: what is written together is mostly
-/// alike, and trying costs several times what encrypting does.
-const DULL: u32 = 8;
-const RETRY: u32 = 16;
-=======
 /// Records in a row that did not shrink, after which not every one tries any more.
 const GIVE_UP: u32 = 8;
 /// From then on every so many records one tries, until one shrinks.
 const TRY_AGAIN: u32 = 16;
->>>>>>> main
 
 /// What [`SegmentBuilder::finish`] adds to what was collected.
 #[derive(Debug, Clone)]
@@ -74,8 +67,6 @@ pub struct SegmentBuilder {
     id: SegmentId,
     key: String,
     compression: Compression,
-    /// Records of extents in a row that were stored as they are.
-    dull: u32,
     sealer: Sealer,
     out: Vec<u8>,
     index: SegmentIndex,
@@ -101,11 +92,7 @@ impl SegmentBuilder {
             records: Vec::new(),
             nodes: Vec::new(),
         };
-<<<<<<< HEAD
-        Self { keys, id, key, compression, dull: 0, sealer, out, index }
-=======
         Self { keys, id, key, compression, sealer, out, index, unshrunk: 0 }
->>>>>>> main
     }
 
     /// Adds blocks of an extent: `plaintext` is the blocks of `mask` (bit i = block i) back to back.
@@ -115,19 +102,12 @@ impl SegmentBuilder {
     pub fn add_extent(&mut self, extent: u64, mask: u8, plaintext: &[u8]) -> RecordRef {
         assert!(mask != 0 && plaintext.len() == mask.count_ones() as usize * BLOCK, "the blocks of the mask");
         assert!(extent < MAX_EXTENT, "extent {extent}");
-<<<<<<< HEAD
-        let worth_trying = self.dull < DULL || self.dull.is_multiple_of(RETRY);
-        let how = if worth_trying { self.compression } else { Compression::None };
-        let record = self.add(how, Subject::extent(extent, mask), plaintext);
-        self.dull = if (record.len as usize) < plaintext.len() { 0 } else { self.dull + 1 };
-=======
         // After a run of data that does not shrink only some records try: trying costs more than sealing.
         let give_up = self.unshrunk >= GIVE_UP && !self.unshrunk.is_multiple_of(TRY_AGAIN);
         let how = if give_up { Compression::None } else { self.compression };
         let record = self.add(how, Subject::extent(extent, mask), plaintext);
         let shrank = (record.len as usize) < plaintext.len();
         self.unshrunk = if shrank { 0 } else { self.unshrunk + 1 };
->>>>>>> main
         self.index.records.push(DataEntry { extent, mask, record });
         record
     }
