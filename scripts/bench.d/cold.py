@@ -42,12 +42,15 @@ def cold_random(bench, s3d, p):
         client.read(at, BLOCK)
     client.close()
     s3d.delay("20ms")
+    s3d.forget()
     result = fio(bench, esker.uri("cold"), "randread", "4k", 32, 1, p.cold_seconds, [f"--size={p.cold}"])
+    gets = s3d.counts()["total"] / result.ios
     esker.kill()
     best = 32 / (TRIP_MS / 1000)
     ratio = result.iops / best
     return Row("cold random read 4 KiB, depth 32, 1 conn", "IOPS", {SLOW: result.iops}, f"{ratio:.2f}x 32 / 20 ms",
-               ">= 0.8x", ratio >= 0.8, f"a volume of {p.cold / (1 << 30):.2g} GiB where the budget says 64, leaves resident")
+               ">= 0.8x", ratio >= 0.8, f"a volume of {p.cold / (1 << 30):.2g} GiB where the budget says 64, leaves resident; "
+               f"{gets:.2f} requests a read")
 
 
 def scattered(bench, s3d, p):

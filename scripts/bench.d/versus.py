@@ -74,11 +74,17 @@ def rows(bench, servers, p):
     """All comparisons. `servers`: by column, with volumes `warm` and `burst`."""
     prefill(bench, servers, "warm", p.warm)
     out = [reads(servers, p, depth, jobs) for depth, jobs in p.shapes]
-    prefill(bench, servers, "burst", p.burst)
+    if not p.short:
+        prefill(bench, servers, "burst", p.burst)
     out += [bursts(servers, p, depth, jobs) for depth, jobs in p.shapes]
     return out + streams(servers, p)
 
 
-def resident(servers):
-    cells = {column: s.resident() / 1e6 for column, s in servers.items() if isinstance(s, Esker)}
-    return Row("resident memory after all this (journals and caches included)", "MB", cells)
+def resident(servers, p):
+    """Memory beyond what was asked for: journals and what the caches hold."""
+    cells = {}
+    for column, server in servers.items():
+        if isinstance(server, Esker):
+            asked = sum(p.journal + server.volume_status(v)["cache_used"] for v in server.volumes)
+            cells[column] = (server.resident() - asked) / 1e6
+    return Row("resident memory after all this, beyond journals and caches", "MB", cells)

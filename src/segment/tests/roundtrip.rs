@@ -42,6 +42,19 @@ fn compression_shrinks_what_shrinks_and_stores_the_rest() {
 }
 
 #[test]
+fn what_never_shrinks_is_tried_less_often_and_what_shrinks_again_is_found() {
+    let mut builder = SegmentBuilder::new(keys(), SegmentId::log(1, 1, 1), [9; 16], Compression::Lz4);
+    let mut shrinks = |extent, text: &[u8]| (builder.add_extent(extent, 1, text).len as usize) < BLOCK;
+    for extent in 0..20 {
+        assert!(!shrinks(extent, &noise(extent, BLOCK)));
+    }
+    // The builder has given up: at most one in sixteen is tried. Once one shrinks, all are tried again.
+    let missed = (20..60).take_while(|extent| !shrinks(*extent, &prose(1, BLOCK))).count();
+    assert!((1..16).contains(&missed), "{missed}");
+    assert!((60..100).all(|extent| shrinks(extent, &prose(1, BLOCK))));
+}
+
+#[test]
 fn an_index_longer_than_the_tail_asks_for_what_it_needs() {
     let keys = keys();
     let id = SegmentId::data(1, 1, 1);
