@@ -6,7 +6,7 @@ mod fencing;
 mod hooked;
 mod model;
 mod recovery;
-mod review;
+mod regressions;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,23 +1,10 @@
-//! What a review found broken.
+//! What was once broken, each with the test that failed.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::super::index::WriteIndex;
 use super::hooked::{Act, Hooked};
 use super::*;
 use crate::segment::SegmentId;
-
-#[test]
-fn a_write_after_a_trim_is_never_zeroes_to_the_index() {
-    let index = WriteIndex::new();
-    index.insert_trim(5, 0, 256);
-    index.insert_write(6, 0, 1, 1 << 20);
-    // The publisher's order: the map shows both, slots go, then trims.
-    index.drop_writes(0, 1, 6);
-    let known = index.lookup(0, 1, |_, _| ());
-    assert_eq!(known.zero & 1, 0, "write 6 is newer than trim 5: the map has it, the index must not say zero");
-    index.drop_trims(6);
-}
 
 #[test]
 fn a_write_after_a_trim_is_never_read_as_zeroes() {
