@@ -43,7 +43,11 @@ impl AttachArgs {
 
     /// What the engine is told: who we are, where things lie, what may be done; the rest by default.
     pub fn options(&self, dirs: &Dirs, env: &Env) -> Outcome<AttachOptions> {
-        let identity = HostIdentity::of_this_host(&dirs.state, env).doing("identity of this host")?;
+        // A host is the same whatever directory a command names, so its own id is kept in the usual place if it can be.
+        let usual = Dirs::of_this_user().state;
+        let identity = HostIdentity::of_this_host(&usual, env)
+            .or_else(|_| HostIdentity::of_this_host(&dirs.state, env))
+            .doing("identity of this host")?;
         let host = Host { id: identity.host, boot: identity.boot, name: identity.hostname };
         let mut options = AttachOptions::new(host, dirs.journal.clone(), dirs.state.clone());
         options.takeover = self.takeover;

@@ -13,7 +13,7 @@ use super::size::{parse_size, show_size};
 use super::store_args::PoolArgs;
 use crate::env::Env;
 use crate::host::hex16;
-use crate::pool::{NewVolume, VolumeRecord};
+use crate::pool::{NewVolume, PoolError, VolumeRecord};
 use crate::volume;
 
 /// Create, list, show and delete volumes
@@ -172,7 +172,11 @@ async fn delete(args: DeleteArgs, env: Env) -> Outcome {
     let tell = |objects: u64| progress.set_message(format!("{objects} objects deleted"));
     let deleted = volume::delete(&pool, &record, &options, &env, tell).await.doing(&what)?;
     progress.finish_and_clear();
-    pool.delete_volume_record(&args.name, &env).await.doing(&what)?;
+    match pool.delete_volume_record(&record, &env).await {
+        // Somebody else deleted the same volume at the same time: it is gone all the same.
+        Ok(()) | Err(PoolError::NoSuchVolume(_)) => {}
+        other => other.doing(&what)?,
+    }
     let (objects, bytes) = (deleted.objects, show_size(deleted.bytes));
     output::line(format_args!("deleted volume {}: {objects} objects, {bytes}", args.name))
 }

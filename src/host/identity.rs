@@ -33,7 +33,8 @@ pub struct HostIdentity {
 }
 
 impl HostIdentity {
-    /// Reads it from the running system. Where there is no machine id, a random one is kept in `state_dir`.
+    /// Reads it from the running system. Where the hardware's UUID cannot be read, a random id kept in `state_dir` takes
+    /// its place: a machine id alone can be shared by the copies of an image.
     ///
     /// The variable `ESKER_HOST_ROOT` names another root to read the machine id and the boot id below: with it a test poses
     /// as another host, or as another boot of this one. It is of no use to others, and two hosts that are given the same
@@ -47,10 +48,11 @@ impl HostIdentity {
     }
 
     fn read(root: &Path, state_dir: &Path, env: &Env) -> io::Result<Self> {
-        let host = match machine_host_id(root) {
-            Some(id) => id,
-            None => kept_host_id(state_dir, env)?,
+        let own = match hardware_uuid(root) {
+            Some(uuid) => uuid.into_bytes(),
+            None => kept_host_id(state_dir, env)?.to_vec(),
         };
+        let host = host_id(&machine_id(root).unwrap_or_default(), &own);
         let boot_file = root.join("proc/sys/kernel/random/boot_id");
         let text = fs::read_to_string(&boot_file)?;
         let boot = parse_uuid(text.trim())
@@ -60,19 +62,31 @@ impl HostIdentity {
     }
 }
 
-/// From the machine id and, where it may be read (by root), the hardware's UUID: copied disk images share the former.
-fn machine_host_id(root: &Path) -> Option<[u8; 16]> {
+/// The machine id, in lower case; `None` where there is none yet.
+fn machine_id(root: &Path) -> Option<String> {
     let machine = fs::read_to_string(root.join("etc/machine-id")).ok()?;
     let machine = machine.trim();
-    if machine.len() != 32 || !machine.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return None; // empty, or "uninitialized" before first boot
-    }
-    let hardware = fs::read_to_string(root.join("sys/class/dmi/id/product_uuid")).unwrap_or_default();
+    // Empty, or "uninitialized" before the first boot.
+    let valid = machine.len() == 32 && machine.bytes().all(|b| b.is_ascii_hexdigit());
+    valid.then(|| machine.to_ascii_lowercase())
+}
+
+/// The hardware's UUID: only root may read it, and not every machine has one.
+fn hardware_uuid(root: &Path) -> Option<String> {
+    let uuid = fs::read_to_string(root.join("sys/class/dmi/id/product_uuid")).ok()?;
+    let uuid = uuid.trim();
+    (!uuid.is_empty()).then(|| uuid.to_ascii_lowercase())
+}
+
+/// A digest: the ids themselves are nobody else's business.
+fn host_id(machine: &str, own: &[u8]) -> [u8; 16] {
     let mut text = HOST_ID_TAG.to_vec();
-    text.extend_from_slice(machine.to_ascii_lowercase().as_bytes());
+    text.extend_from_slice(machine.as_bytes());
     text.push(0);
-    text.extend_from_slice(hardware.trim().to_ascii_lowercase().as_bytes());
-    digest(&SHA256, &text).as_ref().first_chunk().copied()
+    text.extend_from_slice(own);
+    let mut id = [0; 16];
+    id.copy_from_slice(&digest(&SHA256, &text).as_ref()[..16]);
+    id
 }
 
 fn kept_host_id(state_dir: &Path, env: &Env) -> io::Result<[u8; 16]> {

@@ -9,7 +9,9 @@ use std::path::Path;
 
 use rustix::io::Errno;
 use rustix::mm::{MlockAllFlags, mlockall};
-use rustix::process::{Resource, Rlimit, configure_io_flusher_behavior, getrlimit, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, configure_io_flusher_behavior, getrlimit, set_dumpable_behavior, setrlimit,
+};
 use serde::Serialize;
 
 /// Bit of CAP_IPC_LOCK in the capability masks of `/proc/self/status`.
@@ -60,7 +62,21 @@ impl ReclaimReport {
 /// I/O-flusher mark from the one that creates them.
 pub fn prepare_process() -> ReclaimReport {
     raise_open_files();
-    ReclaimReport { io_flusher: io_flusher(), memory_locked: lock_memory(), oom_exempt: oom_exempt(Path::new("/proc")) }
+    let report = ReclaimReport {
+        io_flusher: io_flusher(),
+        memory_locked: lock_memory(),
+        oom_exempt: oom_exempt(Path::new("/proc")),
+    };
+    // Last: from here on files below /proc/self are root's.
+    forbid_core_dumps();
+    report
+}
+
+/// A core file would hold plaintext and keys; no file outside tmpfs may.
+fn forbid_core_dumps() {
+    if let Err(e) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!("cannot forbid core dumps, which would hold plaintext: {e}");
+    }
 }
 
 /// As many open files as this user may have: the usual 1,024 is less than the connections of a busy server.

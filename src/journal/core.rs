@@ -57,7 +57,8 @@ impl Core {
         space.extend(room.record, size);
         note_next_op(&self.mem, header.op + 1);
         self.head.store(space.head.position, Ordering::Release);
-        self.next_op.store(space.head.op, Ordering::Release);
+        // Sequentially consistent, as the load: who goes to sleep looks once more, and one of the two sees the other.
+        self.next_op.store(space.head.op, Ordering::SeqCst);
         drop(space);
         if let OpHeader::Batch(parts) = op {
             write_table(&self.mem, at, parts);

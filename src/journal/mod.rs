@@ -34,5 +34,5 @@ pub use hold::Hold;
 pub use inspect::RingSummary;
 pub use layout::{MAX_BYTES, MIN_BYTES, VERSION};
 pub use record::{Body, HEADER, MAX_BLOCKS, MAX_PARTS, OpHeader, Part, PartHeader, Record, RecordKind};
-pub use ring::{Collected, MlockPolicy, Ring, RingOptions, RingSpec, Stop};
+pub use ring::{Collected, MAX_COLLECT, MlockPolicy, Ring, RingOptions, RingSpec, Stop};
 pub use slot::Slot;

@@ -201,10 +201,12 @@ fn volumes_come_and_go_and_numbers_are_never_used_again() {
     assert_eq!((a.number, b.number, a.size, a.block_size), (1, 2, 1 << 30, 4096));
     assert_ne!(a.uuid, b.uuid);
     assert_eq!(w.create(&pool, "a").unwrap_err(), PoolError::VolumeExists("a".into()));
-    assert_eq!(w.time.run(pool.delete_volume_record("b", &w.env)).unwrap(), b);
-    assert_eq!(w.time.run(pool.delete_volume_record("b", &w.env)).unwrap_err(), PoolError::NoSuchVolume("b".into()));
+    w.time.run(pool.delete_volume_record(&b, &w.env)).unwrap();
+    assert_eq!(w.time.run(pool.delete_volume_record(&b, &w.env)).unwrap_err(), PoolError::NoSuchVolume("b".into()));
     assert_eq!(w.time.run(pool.volume("b")).unwrap_err(), PoolError::NoSuchVolume("b".into()));
     assert_eq!(w.create(&pool, "b").unwrap().number, 3);
+    let late = w.time.run(pool.delete_volume_record(&b, &w.env));
+    assert_eq!(late.unwrap_err(), PoolError::NoSuchVolume("b".into()), "a new volume of that name stays");
     let names: Vec<String> = w.time.run(pool.volumes()).unwrap().into_iter().map(|v| v.name).collect();
     assert_eq!(names, ["a", "b"]);
 }

@@ -86,15 +86,17 @@ impl Pool {
         self.change(change, env).await
     }
 
-    /// Takes a volume out of the catalogue, and says what it was. Its objects stay: the caller acquires the volume
+    /// Takes a volume out of the catalogue. Its objects stay: the caller acquires the volume
     /// first, so that nobody serves it, and its objects are deleted later.
     ///
     /// # Errors
     /// [`PoolError::NoSuchVolume`].
-    pub async fn delete_volume_record(&self, name: &str, env: &Env) -> Result<VolumeRecord, PoolError> {
+    pub async fn delete_volume_record(&self, volume: &VolumeRecord, env: &Env) -> Result<(), PoolError> {
+        // By number: meanwhile the name may belong to a new volume.
         let change = |catalogue: &mut Catalogue| {
-            let at = catalogue.volumes.iter().position(|v| v.name == name);
-            Ok(catalogue.volumes.remove(at.ok_or_else(|| PoolError::NoSuchVolume(name.to_string()))?))
+            let at = catalogue.volumes.iter().position(|v| v.number == volume.number);
+            catalogue.volumes.remove(at.ok_or_else(|| PoolError::NoSuchVolume(volume.name.clone()))?);
+            Ok(())
         };
         self.change(change, env).await
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use esker_block::DeviceInfo;
 use futures::FutureExt;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::engine::{Engine, Parts};
 use super::error::AttachError;
@@ -361,7 +361,10 @@ impl Attach<'_> {
             }
             return Err(error);
         }
-        high.save(Mark { epoch, seq: 0 })?;
+        // The volume is ours whether or not this host can note it down.
+        if let Err(e) = high.save(Mark { epoch, seq: 0 }) {
+            warn!(volume = self.volume.name, error = %e, "cannot keep the local high-water mark");
+        }
         let replayed = opening.replay.iter().map(|r| r.end_seq - r.first_seq).sum();
         Ok(Acquired { opening, map: sealed.map, ring, replayed })
     }

@@ -94,8 +94,8 @@ fn next(engine: &Engine) -> Next {
     let blocked = log.undurable() >= MAX_UNDURABLE;
     let room = log.in_flight < engine.tuning.max_in_flight && !blocked;
     let age = log.uncut_since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
-    let for_flush = log.flush_goal > log.cut_op && log.flushes_in_flight < FLUSHES_IN_FLIGHT && !blocked;
-    let full = uncut_bytes >= engine.tuning.segment_bytes as u64 && room;
+    let for_flush = uncut && log.flush_goal > log.cut_op && log.flushes_in_flight < FLUSHES_IN_FLIGHT && !blocked;
+    let full = uncut && uncut_bytes >= engine.tuning.segment_bytes as u64 && room;
     let aged = uncut && age >= engine.tuning.max_unflushed_age && room;
     let squeezed = uncut && engine.space.contended() && log.in_flight == 0;
     let naming = log.name_checkpoint && !uncut && !blocked;

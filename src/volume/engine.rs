@@ -25,7 +25,7 @@ use crate::journal::Ring;
 use crate::map::Map;
 use crate::pool::keys::PoolKeys;
 use crate::segment::{Compression, log_prefix};
-use crate::store::{Cause, Patience, Store};
+use crate::store::{Cause, Patience, Store, StoreError};
 
 /// The store has not answered for a while.
 pub(super) struct Outage {
@@ -254,7 +254,8 @@ impl Engine {
                 self.fail(BlockError::Fenced);
                 BlockError::Fenced
             }
-            Err(_) => self.corrupt(key, "it does not exist".into()),
+            Err(StoreError::NotFound { .. }) => self.corrupt(key, "it does not exist".into()),
+            Err(e) => BlockError::Store(e.to_string()),
         }
     }
 

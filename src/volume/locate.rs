@@ -111,9 +111,15 @@ fn of_epoch(listed: &[Listed], epoch: u32) -> Vec<LogEntry> {
 /// The epoch and seq in a log object's key; `None` for a key of another shape.
 fn parse(key: &str) -> Option<(u32, u64)> {
     let mut parts = key.rsplit('/');
-    let seq = u64::from_str_radix(parts.next()?, 16).ok()?;
-    let epoch = !u64::from_str_radix(parts.next()?, 16).ok()?;
+    let seq = number(parts.next()?)?;
+    let epoch = !number(parts.next()?)?;
     Some((u32::try_from(epoch).ok()?, seq))
+}
+
+/// 16 lower-case hex digits, and nothing else.
+fn number(digits: &str) -> Option<u64> {
+    let n = u64::from_str_radix(digits, 16).ok()?;
+    (format!("{n:016x}") == digits).then_some(n)
 }
 
 /// How many objects stand at consecutive seqs from `entries[0]` on.
@@ -132,6 +138,8 @@ mod tests {
         assert_eq!(parse(&SegmentId::log(7, 3, 258).key()), Some((3, 258)));
         assert_eq!(parse("log/00000007/x/1"), None);
         assert_eq!(parse("log"), None);
+        assert_eq!(parse("log/00000007/fffffffffffffffe/5"), None);
+        assert_eq!(parse("log/00000007/fffffffffffffffe/+000000000000005"), None);
     }
 
     #[test]

@@ -198,7 +198,8 @@ async fn deleted_volumes_leave_the_offer_unless_they_are_held() {
     let (offered, exports, _, env) = offer(&["held", "gone"], Counting::default(), true).await;
     exports.open("held").await.map(drop).unwrap();
     for name in ["held", "gone"] {
-        offered.pool.delete_volume_record(name, &env).await.unwrap();
+        let record = offered.pool.volume(name).await.unwrap();
+        offered.pool.delete_volume_record(&record, &env).await.unwrap();
     }
     assert!(matches!(exports.open("never").await, Err(ExportError::Unknown)));
     assert_eq!(offered.names(), ["held"]);

@@ -214,3 +214,24 @@ fn fail_after_counts_for_writers_although_reads_go_on() {
         assert!(matches!(first, futures::future::Either::Left((Err(_), _))), "two minutes, and no answer");
     });
 }
+
+#[test]
+fn an_unclean_seal_frees_the_volume_for_no_other_host() {
+    let w = World::new(1 << 20);
+    w.run(async {
+        let v = w.attach().await.unwrap();
+        v.write(0, block(1), true).await.unwrap();
+        v.write(0, block(2), false).await.unwrap();
+        w.crash(v).await;
+        // Host 1 recovers: it seals, and its opening cannot be put for a while.
+        let opening = SegmentId::log(w.volume.number, 2, 0).key();
+        let dying = Hooked::pool(&w, move |verb, key| match verb == "put" && key == opening {
+            true => Act::Fail,
+            false => Act::Fine,
+        })
+        .await;
+        assert!(Volume::attach(&dying, &w.volume, w.options(1, 1), w.env.clone()).await.is_err());
+        let other = w.attach_as(w.options(2, 1)).await;
+        assert!(matches!(other, Err(AttachError::InUse { .. })), "nobody said --takeover: {:?}", other.err());
+    });
+}
