@@ -79,9 +79,9 @@ fn a_lost_journal_leaves_a_prefix(world: &World, rounds: u64, seed: u64) {
         host.lose_journals();
         daemon = if round.is_multiple_of(2) {
             if round == 0 {
-                host.refused(world, &[]).failed(1, "--lose-journal");
+                host.refused(world, &[]).failed(5, "--lose-journal");
             }
-            serve(world, &host, &mut rng, &["--lose-journal"])
+            serve(world, &host, &mut rng, &["--takeover", "--lose-journal"])
         } else {
             // The whole machine went down: nobody need be asked.
             host.boot(round + 2);

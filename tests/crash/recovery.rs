@@ -42,7 +42,7 @@ fn crashes_of_the_recovery_at_any_moment_lose_nothing() {
         daemon.kill();
     }
     host.lose_journals();
-    let daemon = host.serve(&world, &["--lose-journal"]);
+    let daemon = host.serve(&world, &["--takeover", "--lose-journal"]);
     verify(&daemon, &history, Keeps::Flushed);
 }
 

@@ -106,6 +106,6 @@ fn while_the_store_is_away_requests_fail_after_the_time_given_and_recover() {
     daemon.kill();
     history.crashed();
     host.lose_journals();
-    let daemon = host.serve(&world, &["--lose-journal"]);
+    let daemon = host.serve(&world, &["--takeover", "--lose-journal"]);
     verify(&daemon, &history, Keeps::Completed);
 }
