@@ -2,6 +2,7 @@
 //!
 //! Creating the opening is the acquisition. Before it nothing is served, completed or deleted.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use super::locate;
 use super::options::AttachOptions;
 use super::pipeline::Pipeline;
 use super::replay::{Log, LogReader};
-use super::rings::{Named, Rings, put_aside};
+use super::rings::{Named, Rings, put_aside, remove_empty};
 use super::write::Placed;
 use super::{cutter, publish};
 use crate::env::Env;
@@ -166,18 +167,22 @@ impl Attach<'_> {
         let high = HighWater::new(self.pool, self.volume, self.options);
         // The probe runs beside the recovery, and is over before anything is acquired.
         let probe = async { Ok::<_, AttachError>(self.pool.store().probe_quick().await?) };
-        let (_, (sealed, ring)) = futures::try_join!(probe, self.recover(&high))?;
-        self.open(sealed, ring, tombstone, &high).await
+        let (_, (sealed, ring, empty)) = futures::try_join!(probe, self.recover(&high))?;
+        let acquired = self.open(sealed, ring, tombstone, &high).await?;
+        empty.iter().for_each(|path| remove_empty(path));
+        Ok(acquired)
     }
 
-    /// Everything before the acquisition: what was is sealed and read, the journal that belongs to it is held.
-    async fn recover(&self, high: &HighWater) -> Result<(Sealed, Option<Ring>), AttachError> {
+    /// Everything before the acquisition: what was is sealed and read, the journal that belongs to it is held. Answers
+    /// with the empty journals, too, that may go afterwards.
+    async fn recover(&self, high: &HighWater) -> Result<(Sealed, Option<Ring>, Vec<PathBuf>), AttachError> {
         let Some(found) = locate::newest(self.pool.store(), self.volume.number, PATIENCE).await? else {
             high.check(self.volume, None, self.options.expect_epoch)?;
-            self.rings().settle_strays(None)?;
+            let empty = self.rings().settle_strays(None)?;
             let start = CheckpointRef { root: None, covers_epoch: 0, covers_seq: 0, last_op: 0 };
             let map = self.map(start)?;
-            return Ok((Sealed { predecessor: None, start, replay: Vec::new(), last_op: 0, epoch: 0, map }, None));
+            let first = Sealed { predecessor: None, start, replay: Vec::new(), last_op: 0, epoch: 0, map };
+            return Ok((first, None, empty));
         };
         let log = self.reader().read(&found).await?;
         let mark = Mark { epoch: found.epoch, seq: log.end() - 1 };
@@ -186,13 +191,13 @@ impl Attach<'_> {
             return Err(AttachError::Deleted { volume: self.volume.name.clone() });
         }
         let ring = self.may_take(&log)?;
-        self.rings().settle_strays(Some(&log.opening.ring))?;
+        let empty = self.rings().settle_strays(Some(&log.opening.ring))?;
         let sealed = self.seal_and_replay(&log).await?;
         let ring = match ring {
             Some(ring) => self.fitting(ring, sealed.last_op)?,
             None => None,
         };
-        Ok((sealed, ring))
+        Ok((sealed, ring, empty))
     }
 
     /// Whether the volume is free to take, and with which journal (section 5, point 1). Never judged by pid or time.

@@ -92,9 +92,11 @@ impl Rings<'_> {
     }
 
     /// Looks at the volume's other journals. One with writes in it is refused, or put aside where the operator said
-    /// `--lose-journal`; an empty one is removed; one that a living process holds belongs to a fenced owner.
-    pub(super) fn settle_strays(&self, named: Option<&[u8; 16]>) -> Result<(), AttachError> {
+    /// `--lose-journal`; one that a living process holds belongs to a fenced owner. Answers the empty ones: an opening of
+    /// ours that is still on its way may name one, so they go only once the volume is ours.
+    pub(super) fn settle_strays(&self, named: Option<&[u8; 16]>) -> Result<Vec<PathBuf>, AttachError> {
         let keep = named.map(|r| self.path(r));
+        let mut empty = Vec::new();
         for path in self.files()? {
             if Some(&path) == keep.as_ref() {
                 continue;
@@ -111,7 +113,7 @@ impl Rings<'_> {
             if summary.busy {
                 warn!(path = %path.display(), "another process still holds a journal of this volume: it is fenced");
             } else if summary.records == 0 {
-                remove(&path)?;
+                empty.push(path);
             } else if self.options.lose_journal {
                 put_aside(&path)?;
             } else {
@@ -119,7 +121,7 @@ impl Rings<'_> {
                 return Err(AttachError::StrayJournal { volume, path, writes: summary.records });
             }
         }
-        Ok(())
+        Ok(empty)
     }
 
     fn files(&self) -> Result<Vec<PathBuf>, AttachError> {
@@ -156,12 +158,13 @@ pub(super) fn put_aside(path: &Path) -> Result<(), AttachError> {
     Ok(())
 }
 
-fn remove(path: &Path) -> Result<(), AttachError> {
-    info!(path = %path.display(), "removing an empty journal");
+/// Removes a journal that is still empty and nobody's.
+pub(super) fn remove_empty(path: &Path) {
+    if !matches!(Ring::inspect(path), Ok(summary) if !summary.busy && summary.records == 0) {
+        return;
+    }
     match fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(AttachError::Local { path: path.into(), source })
-        }
-        _ => Ok(()),
+        Ok(()) => info!(path = %path.display(), "removed an empty journal"),
+        Err(e) => warn!(path = %path.display(), error = %e, "cannot remove an empty journal"),
     }
 }

@@ -119,6 +119,23 @@ fn a_journal_that_no_opening_names_is_refused_with_its_writes_counted() {
 }
 
 #[test]
+fn an_empty_journal_of_an_attach_that_died_goes_once_the_volume_is_ours() {
+    let w = World::new(1 << 20);
+    w.run(async {
+        let journals = || std::fs::read_dir(w.dir.path().join("journal1")).unwrap().count();
+        let opening = SegmentId::log(w.volume.number, 1, 0).key();
+        let dying = Hooked::pool(&w, move |_, key| if key == opening { Act::Hang } else { Act::Fine }).await;
+        let attempt = Volume::attach(&dying, &w.volume, w.options(1, 1), w.env.clone()).boxed();
+        drop(futures::future::select(attempt, w.env.clock.sleep(Duration::from_millis(5))).await);
+        assert_eq!(journals(), 1, "made before the opening names it");
+        let v = w.attach().await.unwrap();
+        assert_eq!(journals(), 1, "its own only");
+        v.detach().await.unwrap();
+        assert_eq!(journals(), 0);
+    });
+}
+
+#[test]
 fn a_put_that_failed_but_landed_is_our_own() {
     let w = World::new(1 << 20);
     w.run(async {
