@@ -176,8 +176,9 @@ impl Attach<'_> {
     /// Everything before the acquisition: what was is sealed and read, the journal that belongs to it is held. Answers
     /// with the empty journals, too, that may go afterwards.
     async fn recover(&self, high: &HighWater) -> Result<(Sealed, Option<Ring>, Vec<PathBuf>), AttachError> {
+        let seen = high.load()?;
         let Some(found) = locate::newest(self.pool.store(), self.volume.number, PATIENCE).await? else {
-            high.check(self.volume, None, self.options.expect_epoch)?;
+            high.check(self.volume, seen, None, self.options.expect_epoch)?;
             let empty = self.rings().settle_strays(None)?;
             let start = CheckpointRef { root: None, covers_epoch: 0, covers_seq: 0, last_op: 0 };
             let map = self.map(start)?;
@@ -186,7 +187,7 @@ impl Attach<'_> {
         };
         let log = self.reader().read(&found).await?;
         let mark = Mark { epoch: found.epoch, seq: log.end() - 1 };
-        high.check(self.volume, Some(mark), self.options.expect_epoch)?;
+        high.check(self.volume, seen, Some(mark), self.options.expect_epoch)?;
         if log.opening.tombstone {
             return Err(AttachError::Deleted { volume: self.volume.name.clone() });
         }

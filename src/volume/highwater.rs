@@ -34,7 +34,8 @@ impl HighWater {
         AttachError::Local { path: self.path.clone(), source }
     }
 
-    fn load(&self) -> Result<Option<Mark>, AttachError> {
+    /// What was seen before. To be read before the bucket is looked at: whoever writes a mark meanwhile has put more there.
+    pub(super) fn load(&self) -> Result<Option<Mark>, AttachError> {
         match fs::read(&self.path) {
             // A mark that cannot be read says nothing; it is written anew by this attach.
             Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
@@ -57,15 +58,16 @@ impl HighWater {
         write().map_err(|e| self.local(e))
     }
 
-    /// Compares what the bucket shows with the mark, and with the epoch that the operator expects.
+    /// Compares what the bucket shows with the mark of before, and with the epoch that the operator expects.
     pub(super) fn check(
         &self,
         volume: &VolumeRecord,
+        seen: Option<Mark>,
         found: Option<Mark>,
         expect_epoch: Option<u32>,
     ) -> Result<(), AttachError> {
         let expected = expect_epoch.map(|epoch| Mark { epoch, seq: 0 });
-        let Some(least) = self.load()?.max(expected) else { return Ok(()) };
+        let Some(least) = seen.max(expected) else { return Ok(()) };
         if found >= Some(least) {
             return Ok(());
         }

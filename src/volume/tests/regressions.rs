@@ -235,3 +235,29 @@ fn an_unclean_seal_frees_the_volume_for_no_other_host() {
         assert!(matches!(other, Err(AttachError::InUse { .. })), "nobody said --takeover: {:?}", other.err());
     });
 }
+
+#[test]
+fn a_mark_written_while_the_bucket_is_read_is_no_rollback() {
+    let w = World::new(1 << 20);
+    w.run(async {
+        // Two servers of one host start at once; the slower one has LISTed before the other's opening was there.
+        let slow = Hooked::pool(&w, |verb, key| match verb {
+            "list" if key.contains("log") => Act::Slow(Duration::from_secs(1)),
+            _ => Act::Fine,
+        })
+        .await;
+        let first = w.attach().await.unwrap();
+        first.write(0, block(1), true).await.unwrap();
+        first.detach().await.unwrap();
+        drop(first);
+        let late = Volume::attach(&slow, &w.volume, w.options(1, 1), w.env.clone());
+        let quick = async {
+            w.env.clock.sleep(Duration::from_millis(500)).await;
+            w.attach().await.unwrap()
+        };
+        let (late, quick) = futures::join!(late, quick);
+        let error = late.err().unwrap();
+        assert!(matches!(error, AttachError::LostRace { .. } | AttachError::InUse { .. }), "{error}");
+        assert_eq!(read(&quick, 0, 4096).await.unwrap(), block(1));
+    });
+}
