@@ -3,15 +3,19 @@
 mod attach_args;
 mod check;
 mod completions;
+mod engine;
+mod engine_args;
 mod failure;
 mod format;
 mod man;
 mod output;
 mod passwd;
 mod password;
+mod process;
 mod serve;
 mod size;
 mod status;
+mod stop;
 mod store_args;
 mod volume;
 

@@ -1,4 +1,4 @@
-//! The seam to the engine: how the server attaches a volume and lets it go.
+//! The seam to the engine: how a daemon attaches a volume and lets it go.
 
 use std::sync::Arc;
 
@@ -6,10 +6,8 @@ use esker_block::BlockDevice;
 use futures::future::BoxFuture;
 use serde_json::Value;
 
-use super::args::{ServeArgs, default_journal_size};
-use crate::cli::failure::{Doing, Outcome};
+use super::failure::{Doing, Outcome};
 use crate::env::Env;
-use crate::host::Dirs;
 use crate::pool::{Pool, VolumeRecord};
 use crate::volume::{AttachOptions, Volume};
 
@@ -37,19 +35,9 @@ pub struct VolumeEngine {
 }
 
 impl VolumeEngine {
-    /// Attaches volumes of `pool` as the command line says.
-    ///
-    /// # Errors
-    /// Where this host cannot tell who it is.
-    pub fn new(args: &ServeArgs, dirs: &Dirs, pool: Pool, env: &Env) -> Outcome<Self> {
-        let mut options = args.attach.options(dirs, env)?;
-        options.journal_bytes = args.journal_size.unwrap_or_else(default_journal_size);
-        options.cache_bytes = args.cache_size;
-        options.max_unflushed_age = args.max_unflushed_age;
-        options.on_outage = args.on_outage;
-        options.read_only = args.read_only;
-        options.expect_epoch = args.expect;
-        Ok(Self { pool, options, env: env.clone() })
+    /// Attaches volumes of `pool` with `options`.
+    pub fn new(pool: Pool, options: AttachOptions, env: &Env) -> Self {
+        Self { pool, options, env: env.clone() }
     }
 }
 
