@@ -119,7 +119,7 @@ fn read_kept(file: &Path) -> io::Result<Option<[u8; 16]>> {
 }
 
 /// 32 hex digits, hyphens ignored.
-fn parse_uuid(text: &str) -> Option<[u8; 16]> {
+pub(super) fn parse_uuid(text: &str) -> Option<[u8; 16]> {
     let digits: Vec<u8> = text.bytes().filter(|b| *b != b'-').collect();
     if digits.len() != 32 {
         return None;
