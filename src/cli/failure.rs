@@ -129,6 +129,7 @@ impl HasExit for AttachError {
             AttachError::InUse { .. }
             | AttachError::LostRace { .. }
             | AttachError::JournalMissing { .. }
+            | AttachError::NotResumable { .. }
             | AttachError::Ring(RingError::Busy { .. }) => Exit::InUse,
             AttachError::Deleted { .. } => Exit::NotFound,
             AttachError::Ring(RingError::Size { .. }) => Exit::Usage,
