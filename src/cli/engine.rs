@@ -6,8 +6,10 @@ use esker_block::BlockDevice;
 use futures::future::BoxFuture;
 use serde_json::Value;
 
+use super::devices::refuse_attached;
 use super::failure::{Doing, Outcome};
 use crate::env::Env;
+use crate::host::Devices;
 use crate::pool::{Pool, VolumeRecord};
 use crate::volume::{AttachOptions, Volume};
 
@@ -31,19 +33,21 @@ pub trait Attached: Send + Sync + 'static {
 pub struct VolumeEngine {
     pool: Pool,
     options: AttachOptions,
+    devices: Devices,
     env: Env,
 }
 
 impl VolumeEngine {
-    /// Attaches volumes of `pool` with `options`.
-    pub fn new(pool: Pool, options: AttachOptions, env: &Env) -> Self {
-        Self { pool, options, env: env.clone() }
+    /// Attaches volumes of `pool` with `options`; not one that is among `devices`.
+    pub fn new(pool: Pool, options: AttachOptions, devices: Devices, env: &Env) -> Self {
+        Self { pool, options, devices, env: env.clone() }
     }
 }
 
 impl Engine for VolumeEngine {
     fn attach<'a>(&'a self, record: &'a VolumeRecord) -> BoxFuture<'a, Outcome<Arc<dyn Attached>>> {
         Box::pin(async move {
+            refuse_attached(self.devices.clone(), &self.pool, record.number, &record.name).await?;
             let attach = Volume::attach(&self.pool, record, self.options.clone(), self.env.clone());
             let volume = attach.await.doing(format_args!("volume {}", record.name))?;
             Ok(Arc::new(AttachedVolume { volume: Arc::new(volume), name: record.name.clone() }) as Arc<dyn Attached>)

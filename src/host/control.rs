@@ -43,7 +43,12 @@ pub trait StatusSource: Send + Sync + 'static {
 
     /// Does what else it is asked for; `None` where it does not know the operation. The future is dropped when the client
     /// goes away: work that must be finished runs in a task of its own.
-    fn operate<'a>(&'a self, op: &'a str, request: &'a Value, say: Say) -> Option<BoxFuture<'a, Result<Done, Refusal>>> {
+    fn operate<'a>(
+        &'a self,
+        op: &'a str,
+        request: &'a Value,
+        say: Say,
+    ) -> Option<BoxFuture<'a, Result<Done, Refusal>>> {
         let _ = (op, request, say);
         None
     }
@@ -187,7 +192,7 @@ async fn answer(stream: UnixStream, source: &dyn StatusSource) -> io::Result<()>
     let closed = write.shutdown().await;
     if let Some(sent) = sent {
         // Nobody waits for it any more where the server ends for another reason.
-        drop(sent.send(()));
+        let _ = sent.send(());
     }
     closed
 }

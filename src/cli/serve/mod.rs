@@ -11,6 +11,8 @@ use std::sync::Arc;
 use nbd_compat::{Server, ServerOptions, TlsMode, TlsOptions};
 use sd_notify::NotifyState;
 
+use super::daemon_status::DaemonFacts;
+use super::devices::devices_below;
 use super::engine::VolumeEngine;
 use super::failure::{Doing, Exit, Failure, Outcome};
 use super::process::{abort_on_panic, named_volumes, tell_systemd};
@@ -68,7 +70,8 @@ async fn prepare(args: &ServeArgs, reclaim: ReclaimReport, env: Env) -> Outcome<
     }
     .doing("control socket")?;
 
-    let engine = VolumeEngine::new(pool.clone(), args.engine.options(&dirs, args.read_only, &env)?, &env);
+    let options = args.engine.options(&dirs, args.read_only, &env)?;
+    let engine = VolumeEngine::new(pool.clone(), options, devices_below(&dirs.runtime)?, &env);
     let scope = Scope { all: args.volumes.is_empty(), read_only: args.read_only };
     let offered = Arc::new(Offered::new(pool.clone(), Arc::new(engine), records, scope, &env));
     if !args.volumes.is_empty() {
@@ -77,7 +80,8 @@ async fn prepare(args: &ServeArgs, reclaim: ReclaimReport, env: Env) -> Outcome<
     let uris = listeners.uris(&offered.names(), tls.is_some());
     let server =
         Server::new(Arc::new(OfferedExports(offered.clone())), ServerOptions { tls, ..ServerOptions::default() });
-    let status = ServerStatus::new(pool, &env, offered.clone(), server.clone(), reclaim, warnings, uris.clone());
+    let facts = DaemonFacts::new(pool, &env, reclaim, warnings);
+    let status = ServerStatus::new(facts, offered.clone(), server.clone(), uris.clone());
     Ok(Ready { offered, listeners, control, server, status: Arc::new(status), uris })
 }
 

@@ -98,6 +98,7 @@ pub(super) fn kernel_name(id: u32) -> String {
 /// The number in `ublkbN` or `ublkbNpM`.
 pub fn device_number_of(name: &str) -> Option<u32> {
     let rest = name.strip_prefix("ublkb")?;
-    let digits = rest.split_once('p').map_or(rest, |(disk, part)| if part.parse::<u32>().is_ok() { disk } else { rest });
+    let digits =
+        rest.split_once('p').map_or(rest, |(disk, part)| if part.parse::<u32>().is_ok() { disk } else { rest });
     digits.parse().ok()
 }
