@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::task::spawn_blocking;
 
 use super::failure::{Doing, Exit, Failure, Outcome};
-use crate::host::{DeviceRecord, Devices, HeldDevice, boot_id, hex16};
-use crate::pool::Pool;
+use crate::host::{DeviceRecord, Devices, HeldDevice, boot_id, hex16, remove_stale_socket};
 use crate::ublk::{Control, State};
 
 /// How long the kernel may take to notice that a daemon died.
@@ -146,6 +145,7 @@ pub fn remove_dead(held: &HeldDevice, record: &DeviceRecord) -> Outcome {
         }
     }
     unlink_all(record);
+    remove_stale_socket(&record.control);
     held.forget().doing(name)
 }
 
@@ -167,9 +167,8 @@ pub fn unlink_all(record: &DeviceRecord) {
     }
 }
 
-/// Refuses to take hold of a volume that a device of this host has, or waits for.
-pub async fn refuse_attached(devices: Devices, pool: &Pool, number: u32, name: &str) -> Outcome {
-    let pool = pool.id_hex();
+/// Refuses to take hold of a volume of the pool with this id that a device of this host has, or waits for.
+pub async fn refuse_attached(devices: Devices, pool: String, number: u32, name: &str) -> Outcome {
     let found = blocking("device records", move || {
         let records = devices.all().doing("device records")?;
         let ours = records.into_iter().filter(|r| r.is_of(&pool, number));
@@ -196,5 +195,72 @@ pub async fn blocking<T: Send + 'static>(what: &str, job: impl FnOnce() -> Outco
     match spawn_blocking(job).await {
         Ok(outcome) => outcome,
         Err(e) => Err(Failure::plain(what, e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::host::Stage;
+
+    fn record(devices: &Devices) -> DeviceRecord {
+        DeviceRecord {
+            format: devices.format(),
+            id: 4_000_000,
+            boot: devices.boot().into(),
+            instance: None,
+            stage: Stage::Live,
+            pool: "ab".repeat(16),
+            url: "s3://b/p".into(),
+            label: "b-p".into(),
+            volume: "data".into(),
+            number: 3,
+            size: 4096,
+            read_only: false,
+            queues: 1,
+            depth: 1,
+            durability: "object".into(),
+            pid: 42,
+            control: "/nonexistent".into(),
+            links: Vec::new(),
+            arguments: Vec::new(),
+            writers: Vec::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_volume_that_a_device_has_is_refused_to_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let devices = Devices::below(dir.path(), "b".into());
+        let record = record(&devices);
+        let refused = async |number| refuse_attached(devices.clone(), record.pool.clone(), number, "data").await;
+        refused(3).await.unwrap();
+        let held = devices.try_hold(record.id).unwrap().unwrap();
+        held.store(&record).unwrap();
+        let failure = refused(3).await.unwrap_err();
+        assert_eq!(failure.exit(), Exit::InUse);
+        assert!(failure.to_string().contains("esker detach /dev/ublkb4000000"), "{failure}");
+        refused(4).await.unwrap();
+        refuse_attached(devices.clone(), "cd".repeat(16), 3, "data").await.unwrap();
+        drop(held);
+        // The record alone, of a device that the kernel does not have, is in nobody's way.
+        refused(3).await.unwrap();
+    }
+
+    #[test]
+    fn every_state_has_a_word() {
+        let devices = Devices::below(Path::new("/nonexistent"), "b".into());
+        let state =
+            |owned, kernel, stage| Seen { record: DeviceRecord { stage, ..record(&devices) }, owned, kernel }.state();
+        assert_eq!(state(true, Kernel::Live, Stage::Live), "live");
+        assert_eq!(state(true, Kernel::Gone, Stage::Starting), "starting");
+        assert_eq!(state(true, Kernel::Dead, Stage::Removing), "being removed");
+        assert_eq!(state(true, Kernel::Paused, Stage::Recovering), "recovering");
+        for kernel in [Kernel::Live, Kernel::Paused, Kernel::Present] {
+            assert_eq!(state(false, kernel, Stage::Live), "waiting for recovery");
+        }
+        assert_eq!(state(false, Kernel::Dead, Stage::Starting), "dead");
+        assert_eq!(state(false, Kernel::Gone, Stage::Live), "gone");
     }
 }

@@ -47,7 +47,7 @@ impl VolumeEngine {
 impl Engine for VolumeEngine {
     fn attach<'a>(&'a self, record: &'a VolumeRecord) -> BoxFuture<'a, Outcome<Arc<dyn Attached>>> {
         Box::pin(async move {
-            refuse_attached(self.devices.clone(), &self.pool, record.number, &record.name).await?;
+            refuse_attached(self.devices.clone(), self.pool.id_hex(), record.number, &record.name).await?;
             let attach = Volume::attach(&self.pool, record, self.options.clone(), self.env.clone());
             let volume = attach.await.doing(format_args!("volume {}", record.name))?;
             Ok(Arc::new(AttachedVolume { volume: Arc::new(volume), name: record.name.clone() }) as Arc<dyn Attached>)

@@ -169,7 +169,7 @@ async fn delete(args: DeleteArgs, env: Env) -> Outcome {
         confirm(&record)?;
     }
     let dirs = args.attach.dirs()?;
-    refuse_attached(devices_below(&dirs.runtime)?, &pool, record.number, &record.name).await?;
+    refuse_attached(devices_below(&dirs.runtime)?, pool.id_hex(), record.number, &record.name).await?;
     let options = args.attach.options(&dirs, &env)?;
     let progress = ProgressBar::new_spinner();
     let tell = |objects: u64| progress.set_message(format!("{objects} objects deleted"));

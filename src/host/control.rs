@@ -261,6 +261,17 @@ pub async fn ask(path: &Path, request: &Value, mut progress: impl FnMut(&str)) -
     }
 }
 
+/// Removes the socket at `path` if nobody listens behind it any more: its server was killed.
+pub fn remove_stale_socket(path: &Path) {
+    let refused = |e: io::Error| e.kind() == io::ErrorKind::ConnectionRefused;
+    if is_socket(path)
+        && std::os::unix::net::UnixStream::connect(path).is_err_and(refused)
+        && let Err(e) = fs::remove_file(path)
+    {
+        tracing::warn!("{}: cannot be removed: {e}", path.display());
+    }
+}
+
 /// The control sockets in a runtime directory, by name; some may be stale. None where there is no such directory.
 ///
 /// # Errors
@@ -351,11 +362,17 @@ mod tests {
         let path = dir.path().join("pool.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap()); // leaves the file behind
         assert!(matches!(ask_status(&path).await, Err(ControlError::Stale(_))));
+        remove_stale_socket(&path);
+        assert!(!path.exists());
+        remove_stale_socket(&path);
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         let first = ControlServer::bind(&path).unwrap();
         assert!(matches!(ControlServer::bind(&path), Err(SocketError::InUse(_))));
         let second = ControlServer::bind_in(dir.path(), "pool").unwrap();
         assert_eq!(second.path(), dir.path().join("pool-2.sock"));
+        remove_stale_socket(first.path());
         fs::write(dir.path().join("other.sock"), "").unwrap();
+        remove_stale_socket(&dir.path().join("other.sock"));
         assert_eq!(find_sockets(dir.path()).unwrap(), [second.path(), first.path()]);
         assert_eq!(find_sockets(&dir.path().join("none")).unwrap(), Vec::<PathBuf>::new());
     }

@@ -12,7 +12,9 @@ mod socket;
 mod usage;
 
 pub use backing::{Backing, BackingDevice, HostTree, StackedError, backing_chain, check_not_stacked, swap_on_stacked};
-pub use control::{ControlError, ControlServer, Done, Refusal, Say, StatusSource, ask, ask_status, find_sockets};
+pub use control::{
+    ControlError, ControlServer, Done, Refusal, Say, StatusSource, ask, ask_status, find_sockets, remove_stale_socket,
+};
 pub use devices::{DeviceRecord, Devices, DevicesError, HeldDevice, MAX_WRITERS, Numbers, Stage, device_number_of};
 pub use identity::{Dirs, HostIdentity, boot_id, hex16, is_tmpfs, make_private_dir};
 pub use process::ProcessHandle;

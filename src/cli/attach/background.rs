@@ -88,7 +88,10 @@ impl Report {
             if unsafe { libc::dup2(with.as_raw_fd(), fd) } == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
         };
         replace(&null, 0)?;
-        replace(&log, 2)?;
+        // What systemd reads of us it goes on reading.
+        if std::env::var_os("JOURNAL_STREAM").is_none() {
+            replace(&log, 2)?;
+        }
         replace(&null, 1)?;
         self.parent.write_all(&[READY])
     }
@@ -103,11 +106,14 @@ fn open_log(path: &Path) -> io::Result<File> {
     Ok(log)
 }
 
-/// Begins the log anew if it has grown too long; stderr is it. Lines are appended, so nothing is torn.
+/// Begins the log of a process in the background anew if it has grown too long; it is stderr. Lines are appended, so
+/// nothing is torn.
 pub fn bound_log() {
     // Safety: 2 stays open for the life of the process.
     let stderr = unsafe { BorrowedFd::borrow_raw(2) };
-    let long = rustix::fs::fstat(stderr).is_ok_and(|s| u64::try_from(s.st_size).is_ok_and(|n| n > 16 * MAX_LOG));
+    let regular = |s: &rustix::fs::Stat| rustix::fs::FileType::from_raw_mode(s.st_mode).is_file();
+    let long = rustix::fs::fstat(stderr)
+        .is_ok_and(|s| regular(&s) && u64::try_from(s.st_size).is_ok_and(|n| n > 16 * MAX_LOG));
     if long && let Err(e) = rustix::fs::ftruncate(stderr, 0) {
         tracing::warn!("the log cannot be begun anew: {e}");
     }

@@ -46,14 +46,15 @@ pub struct Daemon {
     served: Vec<Arc<Served>>,
     events: mpsc::Sender<Event>,
     inbox: Mutex<Option<mpsc::Receiver<Event>>>,
+    background: bool,
 }
 
 impl Daemon {
-    /// Of live devices.
-    pub fn new(facts: DaemonFacts, served: Vec<Served>) -> Arc<Self> {
+    /// Of live devices; in the background, where stderr is a log of ours.
+    pub fn new(facts: DaemonFacts, served: Vec<Served>, background: bool) -> Arc<Self> {
         let (events, inbox) = mpsc::channel(EVENTS);
         let served = served.into_iter().map(Arc::new).collect();
-        Arc::new(Self { facts, served, events, inbox: Mutex::new(Some(inbox)) })
+        Arc::new(Self { facts, served, events, inbox: Mutex::new(Some(inbox)), background })
     }
 
     /// Serves until the end.
@@ -78,7 +79,9 @@ impl Daemon {
                 Some(event) = inbox.recv() => event,
                 () = stop.requested() => return self.stop().await,
                 _ = check.tick() => {
-                    bound_log();
+                    if self.background {
+                        bound_log();
+                    }
                     continue;
                 }
             };

@@ -1,8 +1,8 @@
 //! `/dev/esker/POOL/VOLUME`: made by the udev rule, or by us where no udev runs or the rule is not installed.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -53,8 +53,13 @@ pub fn see_to_link(record: &DeviceRecord) -> Vec<PathBuf> {
 }
 
 fn make(link: &Path, device: &Path) -> io::Result<()> {
-    if let Some(dir) = link.parent() {
-        fs::create_dir_all(dir)?;
+    // Open to all whatever our umask: the device's own mode says who may use it.
+    for dir in link.ancestors().skip(1).take(2).collect::<Vec<_>>().into_iter().rev() {
+        match fs::create_dir(dir) {
+            Ok(()) => fs::set_permissions(dir, Permissions::from_mode(0o755))?,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e),
+        }
     }
     match fs::read_link(link) {
         Ok(to) if to == device => return Ok(()),

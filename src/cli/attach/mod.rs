@@ -110,7 +110,7 @@ async fn prepare(args: &AttachCommand, reclaim: ReclaimReport, env: Env) -> Outc
     let served = bring_up::bring_up(&context, args.wish(), volumes).await?;
     let paths = served.iter().map(|s| s.record().path()).collect();
     let log = dirs.runtime.join(format!("{}.log", args.volumes[0]));
-    let daemon = Daemon::new(DaemonFacts::new(pool, &env, reclaim, warnings), served);
+    let daemon = Daemon::new(DaemonFacts::new(pool, &env, reclaim, warnings), served, !args.foreground);
     Ok(Ready { daemon, control, paths, log })
 }
 

@@ -9,7 +9,7 @@ use super::served::Served;
 use super::start::linked;
 use crate::cli::devices::{blocking, remove_dead};
 use crate::cli::failure::{Doing, Exit, Failure, HasExit, Outcome};
-use crate::host::{DeviceRecord, HeldDevice, MAX_WRITERS, Stage, hex16};
+use crate::host::{DeviceRecord, HeldDevice, MAX_WRITERS, Stage, hex16, remove_stale_socket};
 use crate::pool::VolumeRecord;
 use crate::ublk::Target;
 use crate::volume::{AttachError, Volume};
@@ -27,6 +27,7 @@ pub async fn resume(
     let device = record.path().display().to_string();
     record.stage = Stage::Recovering;
     record.pid = std::process::id();
+    remove_stale_socket(&record.control);
     record.control.clone_from(&context.control);
     record.arguments = std::env::args().collect();
     held.store(&record).doing("device records")?;
