@@ -68,10 +68,14 @@ struct Sealed {
 pub(super) async fn attach(
     pool: &Pool,
     volume: &VolumeRecord,
-    options: AttachOptions,
+    mut options: AttachOptions,
     env: Env,
 ) -> Result<Arc<Engine>, AttachError> {
-    let writer = env.random16();
+    if options.resume.is_some() {
+        // What would let an operator go on without the journal makes nothing the continuation of a device.
+        (options.takeover, options.lose_journal) = (false, false);
+    }
+    let writer = options.writer.unwrap_or_else(|| env.random16());
     let attempt = Attach { pool, volume, options: &options, env: &env, writer };
     let acquired = attempt.acquire(false).await?;
     let high = HighWater::new(pool, volume, &options);
@@ -154,7 +158,7 @@ impl Attach<'_> {
         AttachError::Log { volume: self.volume.name.clone(), key, why: why.into() }
     }
 
-    fn rings(&self) -> Rings<'_> {
+    pub(super) fn rings(&self) -> Rings<'_> {
         Rings { pool: self.pool, volume: self.volume, options: self.options }
     }
 
@@ -179,6 +183,9 @@ impl Attach<'_> {
         let seen = high.load()?;
         let Some(found) = locate::newest(self.pool.store(), self.volume.number, PATIENCE).await? else {
             high.check(self.volume, seen, None, self.options.expect_epoch)?;
+            if self.options.resume.is_some() {
+                return Err(self.not_resumable("nobody has ever opened it"));
+            }
             let empty = self.rings().settle_strays(None)?;
             let start = CheckpointRef { root: None, covers_epoch: 0, covers_seq: 0, last_op: 0 };
             let map = self.map(start)?;
@@ -188,12 +195,18 @@ impl Attach<'_> {
         let log = self.reader().read(&found).await?;
         let mark = Mark { epoch: found.epoch, seq: log.end() - 1 };
         high.check(self.volume, seen, Some(mark), self.options.expect_epoch)?;
+        if log.opening.tombstone && self.options.resume.is_some() {
+            return Err(self.not_resumable("it has been deleted"));
+        }
         if log.opening.tombstone {
             return Err(AttachError::Deleted { volume: self.volume.name.clone() });
         }
-        let ring = self.may_take(&log)?;
+        let ring = match &self.options.resume {
+            Some(writers) => self.may_resume(&log, writers)?,
+            None => self.may_take(&log)?,
+        };
         let empty = self.rings().settle_strays(Some(&log.opening.ring))?;
-        let sealed = self.seal_and_replay(&log).await?;
+        let sealed = self.seal_and_replay(&log, ring.as_ref()).await?;
         let ring = match ring {
             Some(ring) => self.fitting(ring, sealed.last_op)?,
             None => None,
@@ -238,6 +251,9 @@ impl Attach<'_> {
     fn fitting(&self, ring: Ring, last_op: u64) -> Result<Option<Ring>, AttachError> {
         let (first, next) = (ring.first_op(), ring.next_op());
         if first > last_op + 1 || next <= last_op {
+            if self.options.resume.is_some() {
+                return Err(self.does_not_continue(&ring, last_op));
+            }
             if self.options.lose_journal {
                 put_aside(ring.path())?;
                 return Ok(None);
@@ -254,13 +270,21 @@ impl Attach<'_> {
         Map::new(options, start.root).map_err(|e| self.log_error(key(), &e.to_string()))
     }
 
-    /// Seals the epoch at its first free seq, and builds the map of everything before the seal.
-    async fn seal_and_replay(&self, log: &Log) -> Result<Sealed, AttachError> {
+    /// Seals the epoch at its first free seq, and builds the map of everything before the seal. Where a device is resumed
+    /// `ring` is compared with the log before the seal is put.
+    async fn seal_and_replay(&self, log: &Log, ring: Option<&Ring>) -> Result<Sealed, AttachError> {
         let reader = self.reader();
         let (start, mut ranges) = log.plan();
         let epoch = log.opening.epoch;
-        let (seal, indexes) = futures::try_join!(self.put_seal(log), reader.indexes(&ranges, (epoch, &log.segments)))?;
-        let (seal, late) = seal;
+        let indexes = reader.indexes(&ranges, (epoch, &log.segments));
+        let ((seal, late), indexes) = match &self.options.resume {
+            None => futures::try_join!(self.put_seal(log), indexes)?,
+            Some(_) => {
+                let indexes = indexes.await?;
+                self.continues(ring, start.last_op, &indexes)?;
+                (self.put_seal(log).await?, indexes)
+            }
+        };
         let map = self.map(start)?;
         let mut all = indexes;
         all.extend(late);

@@ -86,6 +86,15 @@ pub enum AttachError {
         /// What does not fit.
         why: String,
     },
+    /// What the volume holds now is not, or may not be, what the device to be resumed has shown. Nothing was sealed, put
+    /// or moved; trying again does not help.
+    #[error("volume {volume} cannot go on under its device: {why}")]
+    NotResumable {
+        /// The volume's name.
+        volume: String,
+        /// Who opened it since and when, or what is wrong with which journal.
+        why: String,
+    },
     /// The bucket shows less than this host has seen, or was told to expect.
     #[error(
         "volume {volume}: the bucket shows {found}, but {expected} was seen before: the bucket, or a part of it, has been rolled back. If that is meant, remove {path}"
@@ -135,4 +144,23 @@ pub enum AttachError {
         /// Why.
         source: BlockError,
     },
+}
+
+impl AttachError {
+    /// Whether the same attach may succeed later, by itself or once the store is mended: the store is out of reach or
+    /// refuses, the journal's last holder has not ended yet, or an opening of before landed late. Each try is judged anew.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            AttachError::LostRace { .. } | AttachError::Ring(RingError::Busy { .. }) => true,
+            AttachError::Store(e) => matches!(
+                e,
+                StoreError::Timeout { .. }
+                    | StoreError::Other { .. }
+                    | StoreError::Denied { .. }
+                    | StoreError::NoSpace { .. }
+                    | StoreError::NoSuchBucket { .. }
+            ),
+            _ => false,
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `attach`, `locate`, `replay`, `rings`, `highwater` | taking a volume: log, seal, opening, journal |
+//! | `attach`, `locate`, `replay`, `rings`, `resume`, `highwater` | taking a volume: log, seal, opening, journal |
 //! | `write`, `gate`, `index`, `ranges`, `space`, `wakes` | a write: ring, index, waiting for room |
 //! | `cutter`, `coalesce`, `pipeline`, `publish` | on the way to the bucket: cut, build, PUT, in order, into the map |
 //! | `read`, `fetch`, `single_flight`, `readahead`, `extents` | a read: index, cache, map, store |
@@ -30,6 +30,7 @@ mod ranges;
 mod read;
 mod readahead;
 mod replay;
+mod resume;
 mod rings;
 mod single_flight;
 mod space;

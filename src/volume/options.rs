@@ -58,6 +58,12 @@ pub struct AttachOptions {
     pub takeover: bool,
     /// Go on although acknowledged writes in a journal are lost by it.
     pub lose_journal: bool,
+    /// The random id that names this attach in its opening and seals; `None` draws one. Given by who must have it on
+    /// record before the opening can exist. Never used for a second attach.
+    pub writer: Option<[u8; 16]>,
+    /// Attach only as the continuation of what one of these writers left: the newest opening is theirs, and its journal is
+    /// here or its log was sealed cleanly by its owner. `takeover` and `lose_journal` count for nothing then.
+    pub resume: Option<Vec<[u8; 16]>>,
     /// Refuse if the newest epoch is lower than this: the bucket was rolled back.
     pub expect_epoch: Option<u32>,
 }
@@ -82,6 +88,8 @@ impl AttachOptions {
             read_only: false,
             takeover: false,
             lose_journal: false,
+            writer: None,
+            resume: None,
             expect_epoch: None,
         }
     }

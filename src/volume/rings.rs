@@ -40,7 +40,7 @@ impl Rings<'_> {
         format!("{}-{:08x}-", hex(&self.pool.id()[..8]), self.volume.number)
     }
 
-    fn path(&self, ring: &[u8; 16]) -> PathBuf {
+    pub(super) fn path(&self, ring: &[u8; 16]) -> PathBuf {
         self.options.journal_dir.join(format!("{}{}.ring", self.prefix(), hex(ring)))
     }
 
@@ -92,7 +92,8 @@ impl Rings<'_> {
     }
 
     /// Looks at the volume's other journals. One with writes in it is refused, or put aside where the operator said
-    /// `--lose-journal`; one that a living process holds belongs to a fenced owner. Answers the empty ones: an opening of
+    /// `--lose-journal`; one that a living process holds belongs to a fenced owner. Where a device is resumed none is in the
+    /// way: its content never had those writes, and the next plain attach tells of them. Answers the empty ones: an opening of
     /// ours that is still on its way may name one, so they go only once the volume is ours.
     pub(super) fn settle_strays(&self, named: Option<&[u8; 16]>) -> Result<Vec<PathBuf>, AttachError> {
         let keep = named.map(|r| self.path(r));
@@ -104,6 +105,10 @@ impl Rings<'_> {
             let summary = match Ring::inspect(&path) {
                 Ok(summary) => summary,
                 Err(RingError::NotFound { .. }) => continue,
+                Err(e) if self.options.resume.is_some() => {
+                    warn!(path = %path.display(), error = %e, "another journal of this volume is left as it is");
+                    continue;
+                }
                 Err(e) if self.options.lose_journal && unusable(&e) => {
                     put_aside(&path)?;
                     continue;
@@ -114,6 +119,9 @@ impl Rings<'_> {
                 warn!(path = %path.display(), "another process still holds a journal of this volume: it is fenced");
             } else if summary.records == 0 {
                 empty.push(path);
+            } else if self.options.resume.is_some() {
+                let writes = summary.records;
+                warn!(path = %path.display(), writes, "another journal of this volume is left as it is");
             } else if self.options.lose_journal {
                 put_aside(&path)?;
             } else {
@@ -146,7 +154,7 @@ impl Rings<'_> {
 }
 
 /// Whether a ring file is beyond use, whatever is tried.
-fn unusable(e: &RingError) -> bool {
+pub(super) fn unusable(e: &RingError) -> bool {
     matches!(e, RingError::NotARing { .. } | RingError::Version { .. } | RingError::Damaged { .. })
 }
 

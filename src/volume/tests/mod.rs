@@ -7,6 +7,7 @@ mod hooked;
 mod model;
 mod recovery;
 mod regressions;
+mod resume;
 
 use std::path::PathBuf;
 use std::sync::Arc;
