@@ -5,6 +5,7 @@
 //! | room | what it is about |
 //! | --- | --- |
 //! | [`cli`] | the command line, one file per subcommand |
+//! | [`ublk`] | a volume as `/dev/ublkbN`: the ublk target |
 //! | [`host`] | what a daemon asks of Linux: memory, reclaim, backing devices, control socket |
 //! | [`volume`] | the engine: attach, write, flush, read; implements [`esker_block::BlockDevice`] |
 //! | [`map`] | extent to records: the radix tree, checkpoints |
@@ -25,5 +26,6 @@ pub mod map;
 pub mod pool;
 pub mod segment;
 pub mod store;
+pub mod ublk;
 pub mod volume;
 pub mod wire;

@@ -14,13 +14,15 @@ const LAYERS: &[&[&str]] = &[
     &["pool"],
     &["store"],
     &["env_tokio"],
-    &["env", "wire"],
+    // The ublk target knows the block trait, so nothing of ours.
+    &["env", "wire", "ublk"],
 ];
 
 /// The engine is handed its clock and its threads: only the command line takes the real ones.
 const REAL_WORLD: (&str, &str) = ("env_tokio", "cli");
-/// The one front end there is, and the one room that starts it.
+/// The front ends, and the one room that starts them.
 const FRONT_END: (&str, &str) = ("nbd_compat", "cli");
+const UBLK: (&str, &str) = ("ublk", "cli");
 
 fn layer(room: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&room))
@@ -46,7 +48,7 @@ pub fn arrows_up(source: &Source) -> Vec<String> {
         if to == from || items.iter().any(|range| range.contains(&at)) {
             continue;
         }
-        let alone = [REAL_WORLD, FRONT_END].iter().any(|(what, by)| to == *what && from != *by);
+        let alone = [REAL_WORLD, FRONT_END, UBLK].iter().any(|(what, by)| to == *what && from != *by);
         let up = to != FRONT_END.0 && layer(&to).is_none_or(|to| to <= height);
         if up || alone {
             findings.push(format!("{}:{}: {from} uses {to}", source.path, line_of(&source.code, at)));
