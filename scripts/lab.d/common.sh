@@ -2,6 +2,7 @@
 # Shared by scripts/lab and what lies in lab.d. To be sourced.
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+# shellcheck disable=SC2034  # for those who source this
 LAB_CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/esker/lab
 
 say() { printf '%s\n' "$*"; }

@@ -188,7 +188,7 @@ is_failed() {
   tail -n 5 "$WORK/$1.err" | grep -qiE "$2" || fail "the daemon does not say '$2'"
 }
 
-written() { dd if=/dev/urandom of="$DEV" bs=64k count=64 seek="${1:-0}" oflag=direct status=none; }
+written() { dd if=/dev/urandom of="$DEV" bs=64k count=64 oflag=direct status=none; }
 
 ring_gone() {
   mine ringless

@@ -4,7 +4,7 @@
 . "$(dirname "$0")/lib.sh"
 
 journey() {
-  local fs=$1 before after
+  local fs=$1
   mine disk
   attach disk
   make_fs "$fs" "$DEV"

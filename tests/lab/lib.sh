@@ -16,7 +16,7 @@ STORE_ADDRESS='' ADMIN=''
 
 start_store() {
   [ -n "$STORE_ADDRESS" ] || { STORE_ADDRESS=127.0.0.1:$(free_port); ADMIN=127.0.0.1:$(free_port); }
-  start_s3d --listen "$STORE_ADDRESS" --admin "$ADMIN" "$@"
+  start_s3d --listen "$STORE_ADDRESS" --admin "$ADMIN"
   echo "$STORE_PID" >"$WORK/store.pid"
 }
 
