@@ -49,7 +49,6 @@ values() {
 requests() {
   mine small
   attach small
-  need xxd
   head -c 1536 /dev/urandom >"$WORK/odd"
   dd if="$WORK/odd" of="$DEV" bs=512 seek=7 oflag=direct conv=notrunc status=none
   cmp <(dd if="$DEV" bs=512 skip=7 count=3 iflag=direct status=none) "$WORK/odd" || fail "sectors of 512 bytes"
