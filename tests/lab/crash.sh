@@ -125,7 +125,8 @@ stopped_while_recovering() {
   begin_daemon disk --recover
   sleep 2
   kill -s TERM "$PID"
-  say "exit code $(ended "$PID" 30)"
+  ended "$PID" 30
+  say "exit code $CODE"
   [ -b "$DEV" ] || fail "the device is gone"
   is_gone "$LOAD" && fail "the load met its end"
   start_store
@@ -177,10 +178,9 @@ begin_reads() {
 
 # The device is failed: the daemon says why, who waited gets an error, and the device is gone.
 is_failed() {
-  local code
-  code=$(ended "$PID" 60)
+  ended "$PID" 60
   tail -n 5 "$WORK/$1.err"
-  [ "$code" = 5 ] || fail "exit code $code, not 5"
+  [ $CODE = 5 ] || fail "exit code $CODE, not 5"
   wait_for 20 "the read to fail" is_gone "$WAITING"
   ! wait "$WAITING" || fail "the read was answered"
   grep -q 'Input/output error' "$WORK/dd.out" || fail "the read said: $(cat "$WORK/dd.out")"

@@ -100,6 +100,7 @@ partitions() {
 }
 
 open_lab
+VOLUME_FLAGS=(--block-size 512)
 new_volumes disk:1G
 make_tree "$WORK/tree"
 say "the tree has $(find "$WORK/tree" -type f | wc -l) files, $(du -sh "$WORK/tree" | cut -f 1)"

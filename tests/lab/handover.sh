@@ -23,10 +23,9 @@ end_load() {
 pauses() { grep -hoE 'paused for [0-9.]+ ?m?s' "$WORK/disk.err" || true; }
 
 hand_over() {
-  local old=$PID code
+  local old=$PID
   attach disk --handover
-  code=$(ended "$old" 30)
-  [ "$code" = 0 ] || fail "the old process ended with $code"
+  ends_well "$old" 30
 }
 
 under_load() {
@@ -127,7 +126,7 @@ term_flushes() {
   attach disk
   dd if="$WORK/content" of="$DEV" bs=1M oflag=direct status=none
   kill -s TERM "$PID"
-  [ "$(ended "$PID" 60)" = 0 ] || fail "its exit code"
+  ends_well "$PID" 60
   [ ! -b "$DEV" ] || fail "$DEV is still there"
   rm -rf "$SHM/journal"
   attach disk
@@ -143,7 +142,7 @@ term_while_mounted() {
   cp "$WORK/content" "$MNT/content"
   : >"$WORK/disk.err"
   kill -s TERM "$PID"
-  [ "$(ended "$PID" 60)" = 0 ] || fail "its exit code"
+  ends_well "$PID" 60
   grep -q "$MNT" "$WORK/disk.err" || fail "it does not say who uses the device"
   [ -b "$DEV" ] || fail "the device is gone from under a filesystem"
   [ "$(state_of disk)" = 'waiting for recovery' ] || fail "its state is '$(state_of disk)'"
@@ -167,7 +166,7 @@ all_or_none() {
   expect_exit 5 "$ESKER" attach "$URL" disk --handover "${DATA[@]}" "${FLAGS[@]}"
   is_gone "$old" && fail "the old process let go"
   DEV=$("$ESKER" attach "$URL" disk second --handover "${DATA[@]}" "${FLAGS[@]}" 2>>"$WORK/disk.err" | tail -n 1)
-  [ "$(ended "$old" 30)" = 0 ] || fail "the old process's exit code"
+  ends_well "$old" 30
   dd if="$DEV" of=/dev/null bs=1M count=1 iflag=direct status=none
   expect_exit 0 "$ESKER" detach disk
   expect_exit 0 "$ESKER" detach second

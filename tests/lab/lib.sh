@@ -47,6 +47,8 @@ VOLUME_FLAGS=()
 
 mine() {
   MINE=("$@")
+  local v
+  for v in "$@"; do : >"$WORK/$v.err"; done
   trap clean_up EXIT
 }
 MINE=()
@@ -97,12 +99,17 @@ kill_daemon() {
   wait "$PID" 2>/dev/null || true
 }
 
-# ended PID LIMIT: waits for a daemon of ours, and prints its exit code.
+# ended PID LIMIT: waits for a daemon of ours, LIMIT seconds at most; sets CODE, its exit code.
 ended() {
-  local code=0
-  wait_for "$2" "the end of process $1" is_gone "$1" >&2 || return 1
-  wait "$1" || code=$?
-  say "$code"
+  CODE=0
+  wait_for "$2" "the end of process $1" is_gone "$1" || return 1
+  wait "$1" || CODE=$?
+}
+
+# ends_well PID LIMIT
+ends_well() {
+  ended "$1" "$2"
+  [ $CODE = 0 ] || fail "the daemon's exit code is $CODE"
 }
 
 is_gone() { ! kill -0 "$1" 2>/dev/null; }

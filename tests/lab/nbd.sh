@@ -23,7 +23,7 @@ journey() {
   same_tree "$WORK/tree" "$MNT/tree"
   umount "$MNT"
   kill -s TERM "$PID"
-  [ "$(ended "$PID" 60)" = 0 ] || fail "its exit code"
+  ends_well "$PID" 60
   wait_for 10 "$DEV to be free" is_free "$DEV"
 }
 

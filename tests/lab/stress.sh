@@ -14,7 +14,7 @@ add_and_remove() {
   for ((i = 0; i < LOOPS; i++)); do
     attach disk
     if [ $((i % 2)) = 0 ]; then detach disk; else kill -s TERM "$PID"; fi
-    [ "$(ended "$PID" 30)" = 0 ] || fail "round $i: the daemon's exit code"
+    ends_well "$PID" 30
     [ ! -e "$DEV" ] || fail "round $i: $DEV is still there"
   done
 }
@@ -55,7 +55,8 @@ no_store() {
   # It may wait for the store, or say that there is none; it must not hold on to a half-made device.
   sleep 5
   is_gone "$PID" || kill -s TERM "$PID"
-  say "exit code $(ended "$PID" 60)"
+  ended "$PID" 60
+  say "exit code $CODE"
   [ "$(ublk_devices)" = "$BEFORE" ] || fail "there is a device: $(ublk_devices)"
   [ ! -s "$WORK/disk.out" ] || fail "it said that it was ready"
 }
@@ -77,7 +78,7 @@ cold_store() {
   dd if=/dev/urandom of="$DEV" bs=1M count=4 oflag=direct status=none
   dd if=/dev/urandom of="$DEV" bs=1M count=4 seek=252 oflag=direct status=none
   expect_exit 0 "$ESKER" detach cold
-  local end stuck code
+  local end stuck
   # All log segments, not the openings.
   for end in 1 2 3 4 5 6 7 8; do add_fault '{"kinds":["get"],"key":"*log/*'$end'","action":"stall"}'; done
   begin_daemon cold
@@ -86,9 +87,9 @@ cold_store() {
   # It stands in nobody's way.
   attach disk
   expect_exit 0 "$ESKER" detach disk
-  code=$(ended "$stuck" 90)
-  say "exit code $code"
-  [ "$code" != 0 ] || fail "it ended well"
+  ended "$stuck" 90
+  say "exit code $CODE"
+  [ $CODE != 0 ] || fail "it ended well"
   no_faults
   attach cold
   expect_exit 0 "$ESKER" detach cold
@@ -160,7 +161,8 @@ stopped_daemon() {
   expect_exit 0 "$ESKER" detach disk --force
   is_freed
   kill -s CONT "$PID" 2>/dev/null || true
-  say "exit code $(ended "$PID" 60)"
+  ended "$PID" 60
+  say "exit code $CODE"
   still_has_it
 }
 
