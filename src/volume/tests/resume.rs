@@ -275,9 +275,11 @@ fn a_clean_seal_counts_only_by_the_owner_itself() {
             wall_ms: 0,
         };
         let key = SegmentId::log(w.volume.number, 1, seq).key();
-        w.put(&format!("p/{key}"), seal.seal(w.pool.keys(), [3; 16])).await;
-        refused(&w, &[A], "is missing").await;
-        w.put(&format!("p/{key}"), Seal { writer: A, ..seal }.seal(w.pool.keys(), [4; 16])).await;
+        for (n, seal) in [seal, Seal { writer: A, clean: false, ..seal }].into_iter().enumerate() {
+            w.put(&format!("p/{key}"), seal.seal(w.pool.keys(), [3 + n as u8; 16])).await;
+            refused(&w, &[A], "is missing").await;
+        }
+        w.put(&format!("p/{key}"), Seal { writer: A, ..seal }.seal(w.pool.keys(), [9; 16])).await;
         has_all(&w.attach_as(resume(&w, &[A])).await.unwrap()).await;
     });
 }
