@@ -129,13 +129,15 @@ impl Served {
     /// # Errors
     /// `InUse` where somebody uses it and it is not by force: then it is served on. Others where writing back failed.
     pub async fn remove(&self, force: bool, progress: Progress<'_>) -> Outcome {
-        let outcome = self.take_away(force, progress).await;
-        if outcome.is_err() && self.kernel() == Kernel::Live {
-            self.set_stage(Stage::Live)?;
-            self.step(Phase::Removing, Phase::Live);
-            return outcome;
+        if let Err(failure) = self.take_away(force, progress).await {
+            if !matches!(self.kernel(), Kernel::Gone | Kernel::Dead) {
+                self.set_stage(Stage::Live)?;
+                self.step(Phase::Removing, Phase::Live);
+                return Err(failure);
+            }
+            // Nobody can write to it any more, so the volume is given back all the same.
+            tracing::warn!("{failure}");
         }
-        outcome?;
         let detached = self.give_back(force, progress).await;
         self.forget()?;
         detached
@@ -228,10 +230,16 @@ impl Served {
 
     async fn reporting<T>(&self, work: impl Future<Output = T>, progress: Progress<'_>) -> T {
         let mut work = std::pin::pin!(work);
+        let mut said = String::new();
         loop {
             tokio::select! {
                 done = &mut work => return done,
-                () = sleep(REPORT) => progress(self.backlog()),
+                () = sleep(REPORT) => {}
+            }
+            let backlog = self.backlog();
+            if backlog != said {
+                progress(backlog.clone());
+                said = backlog;
             }
         }
     }
