@@ -11,9 +11,11 @@ mod links;
 mod patience;
 mod plan;
 mod policy;
+mod removal;
 mod resume;
 mod served;
 mod start;
+mod users;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
