@@ -3,6 +3,7 @@
 mod attach_args;
 mod check;
 mod completions;
+mod doctor;
 mod failure;
 mod format;
 mod man;
@@ -53,6 +54,7 @@ enum Command {
     Serve(serve::ServeArgs),
     Status(status::StatusArgs),
     Check(check::CheckArgs),
+    Doctor(doctor::DoctorArgs),
     Passwd(passwd::PasswdArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
@@ -79,6 +81,7 @@ fn run(command: Command) -> Outcome {
         Command::Serve(args) => serve::main(args),
         Command::Status(args) => with_runtime(async move |_| status::run(args).await),
         Command::Check(args) => with_runtime(async move |env| check::run(args, env).await),
+        Command::Doctor(args) => with_runtime(async move |_| doctor::run(args).await),
         Command::Passwd(args) => with_runtime(async move |env| passwd::run(args, env).await),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
