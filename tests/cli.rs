@@ -233,3 +233,41 @@ fn a_stack_trace_never_reaches_a_user() {
     let ran = Ran::of(child.wait_with_output().unwrap());
     assert!(ran.code == Some(0) && ran.stderr.is_empty(), "{ran:?}");
 }
+
+#[test]
+fn devices_that_cannot_be_are_answered_with_the_reason() {
+    let w = World::with_pool();
+    let url = w.url();
+    w.ok(&["volume", "create", &url, "data", "--size", "1M"]);
+    let list = w.ok(&["list", "--json"]).json();
+    assert!(list.is_array(), "{list}");
+    assert!(w.ok(&["list"]).stdout.starts_with("DEVICE"));
+    let table: Vec<(Vec<&str>, i32, &str)> = vec![
+        (vec!["attach", &url], 2, "VOLUME"),
+        (vec!["attach", &url, "data", "--recover", "--handover"], 2, "cannot be used with"),
+        (vec!["attach", &url, "data", "--queues", "0"], 2, "--queues"),
+        (vec!["attach", &url, "data", "--depth", "5000"], 2, "--depth"),
+        (vec!["attach", &url, "data", "--copy", "twice"], 2, "user"),
+        (vec!["attach", &url, "data", "more", "--id", "3"], 2, "--id"),
+        (vec!["detach"], 2, "VOLUME|DEVICE"),
+        (vec!["detach", "no-such-volume"], 6, "esker list"),
+        (vec!["detach", "/dev/null"], 6, "esker list"),
+        (vec!["udev", "sda"], 6, "no device of ours"),
+        (vec!["udev", "ublkb999999"], 6, "no device of ours"),
+    ];
+    for (args, code, text) in table {
+        let ran = w.esker(&args);
+        assert_eq!(ran.code, Some(code), "{args:?}: {ran:?}");
+        assert!(ran.stderr.contains(text), "{args:?} does not say {text:?}: {}", ran.stderr);
+        assert!(ran.stdout.is_empty(), "{args:?}: {}", ran.stdout);
+    }
+    if std::path::Path::new("/dev/ublk-control").exists() {
+        return;
+    }
+    // In the background or not, what is missing is said and the exit code is the same.
+    for more in [&["--foreground"][..], &[]] {
+        let ran = w.esker(&w.with_dirs(&[&["attach", &url, "data"], more].concat()));
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        assert!(ran.stderr.contains("/dev/ublk-control") && ran.stdout.is_empty(), "{ran:?}");
+    }
+}

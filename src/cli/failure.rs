@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 use esker_block::BlockError;
 
-use crate::host::{ControlError, SocketError, StackedError};
+use crate::host::{ControlError, DevicesError, SocketError, StackedError};
 use crate::journal::RingError;
 use crate::pool::PoolError;
 use crate::store::StoreError;
+use crate::ublk::UblkError;
 use crate::volume::AttachError;
 
 /// Exit codes, as `esker --help` lists them.
@@ -26,6 +27,16 @@ pub enum Exit {
     InUse = 5,
     /// There is no such volume, pool or bucket.
     NotFound = 6,
+}
+
+impl Exit {
+    /// The code of another process of ours.
+    pub fn of_code(code: u8) -> Self {
+        [Self::Usage, Self::WrongPassword, Self::Store, Self::InUse, Self::NotFound]
+            .into_iter()
+            .find(|e| *e as u8 == code)
+            .unwrap_or(Self::Failure)
+    }
 }
 
 /// The paragraph on exit codes in the help.
@@ -150,6 +161,7 @@ impl HasExit for ControlError {
         match self {
             ControlError::Stale(_) => Exit::NotFound,
             ControlError::Io { source, .. } => source.exit(),
+            ControlError::Refused(refusal) => Exit::of_code(refusal.exit),
             ControlError::Answer { .. } => Exit::Failure,
         }
     }
@@ -158,6 +170,23 @@ impl HasExit for ControlError {
 impl HasExit for SocketError {
     fn exit(&self) -> Exit {
         Exit::Failure
+    }
+}
+
+impl HasExit for DevicesError {
+    fn exit(&self) -> Exit {
+        Exit::Failure
+    }
+}
+
+impl HasExit for UblkError {
+    fn exit(&self) -> Exit {
+        match self {
+            UblkError::NoDevice(_) => Exit::NotFound,
+            UblkError::Taken(_) => Exit::InUse,
+            UblkError::Unreadable(_) => Exit::Store,
+            _ => Exit::Failure,
+        }
     }
 }
 

@@ -1,19 +1,29 @@
 //! The command line: one file per subcommand.
 
+mod attach;
 mod attach_args;
 mod check;
 mod completions;
+mod daemon_status;
+mod detach;
+mod devices;
 mod doctor;
+mod engine;
+mod engine_args;
 mod failure;
 mod format;
+mod list;
 mod man;
 mod output;
 mod passwd;
 mod password;
+mod process;
 mod serve;
 mod size;
 mod status;
+mod stop;
 mod store_args;
+mod udev;
 mod volume;
 
 use std::io::{self, IsTerminal};
@@ -29,8 +39,10 @@ use failure::{EXIT_CODES, Failure, Outcome};
 const EXAMPLES: &str = "EXAMPLES:\n  \
     esker format s3://bucket/pool\n  \
     esker volume create s3://bucket/pool data --size 100G\n  \
+    mkfs.ext4 $(esker attach s3://bucket/pool data)\n  \
+    esker list\n  \
+    esker detach data\n  \
     esker serve s3://bucket/pool data --unix /run/esker/data.nbd\n  \
-    nbd-client -unix /run/esker/data.nbd -N data /dev/nbd0\n  \
     esker status\n\nVARIABLES:\n  \
     ESKER_PASSWORD  the pool's password\n  \
     ESKER_LOG       what is logged, such as `debug` or `esker::store=trace`\n  \
@@ -38,7 +50,8 @@ const EXAMPLES: &str = "EXAMPLES:\n  \
 
 /// An S3-compatible bucket as a Linux block device.
 ///
-/// A pool is a bucket prefix (or a directory) that holds encrypted volumes. A volume is served over NBD.
+/// A pool is a bucket prefix (or a directory) that holds encrypted volumes. A volume is attached as a block device,
+/// /dev/ublkbN, or served over NBD.
 #[derive(Debug, Parser)]
 #[command(name = "esker", version, max_term_width = 100)]
 #[command(after_help = EXIT_CODES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
@@ -51,6 +64,9 @@ struct Cli {
 enum Command {
     Format(format::FormatArgs),
     Volume(volume::VolumeArgs),
+    Attach(attach::AttachCommand),
+    Detach(detach::DetachArgs),
+    List(list::ListArgs),
     Serve(serve::ServeArgs),
     Status(status::StatusArgs),
     Check(check::CheckArgs),
@@ -58,13 +74,16 @@ enum Command {
     Passwd(passwd::PasswdArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
+    Udev(udev::UdevArgs),
 }
 
 /// Runs the command line of this process and answers its exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let serving = matches!(cli.command, Command::Serve(_));
-    start_log(if serving { "info" } else { "warn" });
+    let serving = matches!(cli.command, Command::Serve(_) | Command::Attach(_));
+    // What goes on in the background logs to a file later on.
+    let background = matches!(&cli.command, Command::Attach(args) if !args.foreground);
+    start_log(if serving { "info" } else { "warn" }, !background);
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -78,6 +97,9 @@ fn run(command: Command) -> Outcome {
     match command {
         Command::Format(args) => with_runtime(async move |env| format::run(args, env).await),
         Command::Volume(args) => with_runtime(async move |env| volume::run(args, env).await),
+        Command::Attach(args) => attach::main(args),
+        Command::Detach(args) => with_runtime(async move |_| detach::run(args).await),
+        Command::List(args) => list::run(&args),
         Command::Serve(args) => serve::main(args),
         Command::Status(args) => with_runtime(async move |_| status::run(args).await),
         Command::Check(args) => with_runtime(async move |env| check::run(args, env).await),
@@ -85,6 +107,7 @@ fn run(command: Command) -> Outcome {
         Command::Passwd(args) => with_runtime(async move |env| passwd::run(args, env).await),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
+        Command::Udev(args) => udev::run(&args),
     }
 }
 
@@ -102,10 +125,10 @@ fn with_runtime<F: Future<Output = Outcome>>(command: impl FnOnce(Env) -> F) -> 
 }
 
 /// Logs to stderr; under systemd the journal adds the time itself.
-fn start_log(default: &str) {
+fn start_log(default: &str, colour: bool) {
     let filter = EnvFilter::try_from_env("ESKER_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
-    let log = log.with_ansi(io::stderr().is_terminal());
+    let log = log.with_ansi(colour && io::stderr().is_terminal());
     // A second call (in tests) keeps the first.
     if std::env::var_os("JOURNAL_STREAM").is_some() {
         drop(log.without_time().try_init());

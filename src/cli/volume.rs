@@ -7,6 +7,7 @@ use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
 use super::attach_args::AttachArgs;
+use super::devices::{devices_below, refuse_attached};
 use super::failure::{Doing, Exit, Failure, Outcome};
 use super::output::{self, print_json, show_time, table};
 use super::size::{parse_size, show_size};
@@ -127,7 +128,7 @@ async fn create(args: CreateArgs, env: Env) -> Outcome {
         return print_json(&describe(&record));
     }
     output::line(format_args!("made volume {} of {}", record.name, show_size(record.size)))?;
-    output::line(format_args!("next: esker serve {} {}", args.pool.url, record.name))
+    output::line(format_args!("next: esker attach {} {}", args.pool.url, record.name))
 }
 
 async fn list(args: ListArgs, env: Env) -> Outcome {
@@ -167,7 +168,9 @@ async fn delete(args: DeleteArgs, env: Env) -> Outcome {
     if !args.yes {
         confirm(&record)?;
     }
-    let options = args.attach.options(&args.attach.dirs()?, &env)?;
+    let dirs = args.attach.dirs()?;
+    refuse_attached(devices_below(&dirs.runtime)?, pool.id_hex(), record.number, &record.name).await?;
+    let options = args.attach.options(&dirs, &env)?;
     let progress = ProgressBar::new_spinner();
     let tell = |objects: u64| progress.set_message(format!("{objects} objects deleted"));
     let deleted = volume::delete(&pool, &record, &options, &env, tell).await.doing(&what)?;

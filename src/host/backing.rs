@@ -31,14 +31,22 @@ struct FileDevices {
 
 /// Where sysfs and proc are; tests hand in made-up ones.
 pub struct HostTree {
-    sys: PathBuf,
-    proc: PathBuf,
+    pub(super) sys: PathBuf,
+    pub(super) proc: PathBuf,
     stat: StatFn,
 }
 
 impl Default for HostTree {
     fn default() -> Self {
         Self { sys: "/sys".into(), proc: "/proc".into(), stat: Box::new(real_stat) }
+    }
+}
+
+#[cfg(test)]
+impl HostTree {
+    /// Made-up sysfs and proc with the real stat.
+    pub(super) fn at(sys: PathBuf, proc: PathBuf) -> Self {
+        Self { sys, proc, ..Self::default() }
     }
 }
 
@@ -319,15 +327,15 @@ impl<'a> Walk<'a> {
     }
 }
 
-fn read_trimmed(file: &Path) -> Option<String> {
+pub(super) fn read_trimmed(file: &Path) -> Option<String> {
     fs::read_to_string(file).ok().map(|s| s.trim().to_owned()).filter(|s| !s.is_empty())
 }
 
-fn device_number(dir: &Path) -> Option<(u32, u32)> {
+pub(super) fn device_number(dir: &Path) -> Option<(u32, u32)> {
     read_trimmed(&dir.join("dev")).and_then(|s| parse_dev(&s))
 }
 
-fn sorted_entries(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn sorted_entries(dir: &Path) -> Vec<PathBuf> {
     let mut entries: Vec<_> = fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).collect();
     entries.sort();
     entries.truncate(MAX_DEVICES);

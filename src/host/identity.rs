@@ -43,8 +43,7 @@ impl HostIdentity {
     /// # Errors
     /// Where the boot id cannot be read, or a random host id can be neither read nor written.
     pub fn of_this_host(state_dir: &Path, env: &Env) -> io::Result<Self> {
-        let root = std::env::var_os(ROOT_VARIABLE).map_or_else(|| PathBuf::from("/"), PathBuf::from);
-        Self::read(&root, state_dir, env)
+        Self::read(&identity_root(), state_dir, env)
     }
 
     fn read(root: &Path, state_dir: &Path, env: &Env) -> io::Result<Self> {
@@ -53,13 +52,28 @@ impl HostIdentity {
             None => kept_host_id(state_dir, env)?.to_vec(),
         };
         let host = host_id(&machine_id(root).unwrap_or_default(), &own);
-        let boot_file = root.join("proc/sys/kernel/random/boot_id");
-        let text = fs::read_to_string(&boot_file)?;
-        let boot = parse_uuid(text.trim())
-            .ok_or_else(|| io::Error::other(format!("{} does not hold a UUID", boot_file.display())))?;
+        let boot = read_boot_id(root)?;
         let hostname = hostname::get().map(|n| n.to_string_lossy().into_owned()).unwrap_or_else(|_| "unknown".into());
         Ok(Self { host, boot, hostname })
     }
+}
+
+/// The id of this boot, as [`HostIdentity`] has it.
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn boot_id() -> io::Result<[u8; 16]> {
+    read_boot_id(&identity_root())
+}
+
+fn identity_root() -> PathBuf {
+    std::env::var_os(ROOT_VARIABLE).map_or_else(|| PathBuf::from("/"), PathBuf::from)
+}
+
+fn read_boot_id(root: &Path) -> io::Result<[u8; 16]> {
+    let file = root.join("proc/sys/kernel/random/boot_id");
+    let text = fs::read_to_string(&file)?;
+    parse_uuid(text.trim()).ok_or_else(|| io::Error::other(format!("{} does not hold a UUID", file.display())))
 }
 
 /// The machine id, in lower case; `None` where there is none yet.
@@ -119,7 +133,7 @@ fn read_kept(file: &Path) -> io::Result<Option<[u8; 16]>> {
 }
 
 /// 32 hex digits, hyphens ignored.
-fn parse_uuid(text: &str) -> Option<[u8; 16]> {
+pub(super) fn parse_uuid(text: &str) -> Option<[u8; 16]> {
     let digits: Vec<u8> = text.bytes().filter(|b| *b != b'-').collect();
     if digits.len() != 32 {
         return None;

@@ -8,7 +8,7 @@ use esker_block::{BlockError, BlockResult, DeviceInfo};
 use futures::channel::oneshot;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use super::fetch::Fetches;
 use super::gate::Gates;
@@ -147,7 +147,12 @@ impl Engine {
     pub(super) fn fail(&self, why: BlockError) {
         let mut failed = self.failed.lock();
         if failed.is_none() {
-            error!(volume = self.info.name, epoch = self.epoch, error = %why, "the volume has failed");
+            if why == BlockError::ShuttingDown {
+                // Let go of on purpose: the journal goes to whoever attaches next.
+                debug!(volume = self.info.name, epoch = self.epoch, "let go");
+            } else {
+                error!(volume = self.info.name, epoch = self.epoch, error = %why, "the volume has failed");
+            }
             *failed = Some(why.clone());
         }
         drop(failed);

@@ -1,14 +1,11 @@
 //! The flags of `esker serve`.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use crate::cli::attach_args::AttachArgs;
-use crate::cli::size::parse_size;
+use crate::cli::engine_args::EngineArgs;
 use crate::cli::store_args::PoolArgs;
-use crate::volume::OnOutage;
 
 /// Serve volumes over NBD
 ///
@@ -56,26 +53,7 @@ pub struct ServeArgs {
     pub control: Option<PathBuf>,
 
     #[command(flatten)]
-    pub attach: AttachArgs,
-    /// Size of each volume's journal [default: 256M, or 5 % of memory where that is less]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Data")]
-    pub journal_size: Option<u64>,
-    /// Memory for each volume's read cache
-    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size, help_heading = "Data")]
-    pub cache_size: u64,
-    /// A write goes to the store at the latest after this long, flushed or not
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_age, help_heading = "Data")]
-    pub max_unflushed_age: Duration,
-    /// What requests do while the store does not answer: `wait`, or `fail-after=TIME`
-    #[arg(long, value_name = "POLICY", default_value = "wait", value_parser = parse_outage, help_heading = "Data")]
-    pub on_outage: OnOutage,
-
-    /// Refuse the volume if its newest epoch is below this one: the bucket was rolled back
-    #[arg(long, value_name = "EPOCH", help_heading = "Recovery")]
-    pub expect: Option<u32>,
-    /// Allow journal, state and pool to lie on a network or userspace block device
-    #[arg(long, help_heading = "Recovery")]
-    pub allow_stacked: bool,
+    pub engine: EngineArgs,
     /// Stay in the foreground; there is no other mode
     #[arg(long, hide = true)]
     pub foreground: bool,
@@ -92,23 +70,6 @@ pub enum TlsArg {
     Require,
 }
 
-fn parse_outage(text: &str) -> Result<OnOutage, String> {
-    if text == "wait" {
-        return Ok(OnOutage::Wait);
-    }
-    let time = text.strip_prefix("fail-after=").ok_or("say `wait` or `fail-after=30s`")?;
-    humantime::parse_duration(time).map(OnOutage::FailAfter).map_err(|e| e.to_string())
-}
-
-fn parse_age(text: &str) -> Result<Duration, String> {
-    let age = humantime::parse_duration(text).map_err(|e| e.to_string())?;
-    if (Duration::from_millis(10)..=Duration::from_secs(3600)).contains(&age) {
-        Ok(age)
-    } else {
-        Err("it must be from 10ms to 1h".into())
-    }
-}
-
 fn parse_mode(text: &str) -> Result<u32, String> {
     match u32::from_str_radix(text, 8) {
         Ok(mode) if mode <= 0o777 => Ok(mode),
@@ -116,37 +77,13 @@ fn parse_mode(text: &str) -> Result<u32, String> {
     }
 }
 
-/// The journal's size where none is asked for: 256 MiB, or 5 % of memory where that is less.
-pub fn default_journal_size() -> u64 {
-    let info = rustix::system::sysinfo();
-    let memory = u64::from(info.mem_unit).saturating_mul(info.totalram as u64);
-    (memory / 20).min(256 << 20) & !0xfff
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn outage_policies() {
-        assert_eq!(parse_outage("wait"), Ok(OnOutage::Wait));
-        assert_eq!(parse_outage("fail-after=30s"), Ok(OnOutage::FailAfter(Duration::from_secs(30))));
-        for bad in ["", "fail", "fail-after", "fail-after=", "fail-after=x", "Wait"] {
-            assert!(parse_outage(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn ages_and_modes_are_bounded() {
-        assert_eq!(parse_age("250ms"), Ok(Duration::from_millis(250)));
-        assert!(parse_age("0s").is_err() && parse_age("2h").is_err() && parse_age("soon").is_err());
+    fn modes_are_octal() {
         assert_eq!(parse_mode("660"), Ok(0o660));
         assert!(parse_mode("888").is_err() && parse_mode("1777").is_err());
-    }
-
-    #[test]
-    fn the_default_journal_is_whole_pages_and_bounded() {
-        let size = default_journal_size();
-        assert!(size > 0 && size <= 256 << 20 && size.is_multiple_of(4096));
     }
 }

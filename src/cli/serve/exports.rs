@@ -11,7 +11,7 @@ use nbd_compat::{ExportEntry, ExportError, Exports};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::engine::{Attached, Engine};
+use crate::cli::engine::{Attached, Engine};
 use crate::cli::failure::{Exit, Failure, Outcome};
 use crate::cli::size::show_size;
 use crate::env::Env;

@@ -7,8 +7,8 @@ use nbd_compat::Server;
 use tokio::net::{TcpListener, UnixListener};
 
 use super::args::ServeArgs;
-use super::stop::Stop;
 use crate::cli::failure::{Doing, Failure, Outcome};
+use crate::cli::stop::Stop;
 use crate::host::{SocketError, SocketFile, listen_on};
 
 /// The sockets of one server.

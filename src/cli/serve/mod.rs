@@ -1,32 +1,30 @@
 //! `esker serve`: the NBD server.
 
 mod args;
-mod engine;
 mod exports;
 mod listen;
 mod status;
-mod stop;
 
 use std::io::{self, Write};
-use std::path::Path;
 use std::sync::Arc;
 
 use nbd_compat::{Server, ServerOptions, TlsMode, TlsOptions};
 use sd_notify::NotifyState;
 
+use super::daemon_status::DaemonFacts;
+use super::devices::devices_below;
+use super::engine::VolumeEngine;
 use super::failure::{Doing, Exit, Failure, Outcome};
+use super::process::{abort_on_panic, named_volumes, tell_systemd};
+use super::stop::Stop;
 use crate::env::Env;
-use crate::host::{
-    ControlServer, Dirs, HostTree, ReclaimReport, check_not_stacked, make_private_dir, prepare_process, swap_on_stacked,
-};
+use crate::host::{ControlServer, Dirs, ReclaimReport, make_private_dir, prepare_process};
 use crate::pool::{Pool, VolumeRecord};
 pub use args::ServeArgs;
 use args::TlsArg;
-use engine::VolumeEngine;
 use exports::{Offered, OfferedExports, Scope};
 use listen::Listeners;
 use status::ServerStatus;
-use stop::Stop;
 
 /// Hex digits of the pool's id in the names of sockets.
 const SHORT_ID: usize = 16;
@@ -36,16 +34,6 @@ pub fn main(args: ServeArgs) -> Outcome {
     let reclaim = prepare_process();
     abort_on_panic();
     super::with_runtime(async move |env| serve(args, reclaim, env).await)
-}
-
-/// A broken invariant ends the process at once: the journal holds whatever was acknowledged, and the next start recovers
-/// it, while a server that limps on could go on to answer wrongly.
-fn abort_on_panic() {
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |what| {
-        report(what);
-        std::process::abort();
-    }));
 }
 
 async fn serve(args: ServeArgs, reclaim: ReclaimReport, env: Env) -> Outcome {
@@ -64,13 +52,13 @@ async fn prepare(args: &ServeArgs, reclaim: ReclaimReport, env: Env) -> Outcome<
     let tls = tls_options(args)?;
     let dirs = directories(args)?;
     let mut warnings: Vec<String> = reclaim.warnings().map(str::to_owned).collect();
-    warnings.extend(check_backing(args, &dirs)?);
+    warnings.extend(args.engine.check_backing(&dirs)?);
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
     let pool = args.pool.open(&env).await?;
     if let Some(path) = pool.store().local_path() {
-        refuse_stacked(args, "the pool", path)?;
+        args.engine.refuse_stacked("the pool", path)?;
     }
     let records = chosen(args, &pool).await?;
     let short = pool.id_hex().chars().take(SHORT_ID).collect::<String>();
@@ -82,7 +70,8 @@ async fn prepare(args: &ServeArgs, reclaim: ReclaimReport, env: Env) -> Outcome<
     }
     .doing("control socket")?;
 
-    let engine = VolumeEngine::new(args, &dirs, pool.clone(), &env)?;
+    let options = args.engine.options(&dirs, args.read_only, &env)?;
+    let engine = VolumeEngine::new(pool.clone(), options, devices_below(&dirs.runtime)?, &env);
     let scope = Scope { all: args.volumes.is_empty(), read_only: args.read_only };
     let offered = Arc::new(Offered::new(pool.clone(), Arc::new(engine), records, scope, &env));
     if !args.volumes.is_empty() {
@@ -91,7 +80,8 @@ async fn prepare(args: &ServeArgs, reclaim: ReclaimReport, env: Env) -> Outcome<
     let uris = listeners.uris(&offered.names(), tls.is_some());
     let server =
         Server::new(Arc::new(OfferedExports(offered.clone())), ServerOptions { tls, ..ServerOptions::default() });
-    let status = ServerStatus::new(pool, &env, offered.clone(), server.clone(), reclaim, warnings, uris.clone());
+    let facts = DaemonFacts::new(pool, &env, reclaim, warnings);
+    let status = ServerStatus::new(facts, offered.clone(), server.clone(), uris.clone());
     Ok(Ready { offered, listeners, control, server, status: Arc::new(status), uris })
 }
 
@@ -131,12 +121,6 @@ fn announce(uris: &[String]) {
     drop(out.flush());
 }
 
-fn tell_systemd(state: &[NotifyState<'_>]) {
-    if let Err(e) = sd_notify::notify(state) {
-        tracing::warn!("cannot notify systemd: {e}");
-    }
-}
-
 fn tls_options(args: &ServeArgs) -> Outcome<Option<TlsOptions>> {
     let Some(dir) = &args.tls_certificates else { return Ok(None) };
     let mode = match args.tls {
@@ -150,52 +134,20 @@ fn tls_options(args: &ServeArgs) -> Outcome<Option<TlsOptions>> {
 }
 
 fn directories(args: &ServeArgs) -> Outcome<Dirs> {
-    let dirs = args.attach.dirs()?;
+    let dirs = args.engine.attach.dirs()?;
     if args.control.is_none() || (args.unix.is_none() && args.tcp.is_none()) {
         make_private_dir(&dirs.runtime).doing("runtime directory")?;
     }
     Ok(dirs)
 }
 
-/// Refuses a journal that may lie on a volume; answers what is merely worth a warning.
-fn check_backing(args: &ServeArgs, dirs: &Dirs) -> Outcome<Vec<String>> {
-    refuse_stacked(args, "the journal directory", &dirs.journal)?;
-    refuse_stacked(args, "the state directory", &dirs.state)?;
-    let swaps = swap_on_stacked(&HostTree::default());
-    let warn = |area| {
-        format!(
-            "swap area {area} lies on a network or userspace block device: if that is a volume served here, the machine \
-             can hang when memory is short"
-        )
-    };
-    Ok(swaps.into_iter().map(warn).collect())
-}
-
-fn refuse_stacked(args: &ServeArgs, what: &str, path: &Path) -> Outcome {
-    if args.allow_stacked {
-        return Ok(());
-    }
-    check_not_stacked(&HostTree::default(), what, path).doing("serve")
-}
-
 /// The volumes named on the command line, or all.
 async fn chosen(args: &ServeArgs, pool: &Pool) -> Outcome<Vec<VolumeRecord>> {
-    let all = pool.volumes().await.doing(&args.pool.url)?;
-    if args.volumes.is_empty() {
-        if args.expect.is_some() {
-            return Err(Failure::new(Exit::Usage, "--expect", "it is about one volume; name that volume"));
-        }
-        return Ok(all);
+    if !args.volumes.is_empty() {
+        return named_volumes(pool, &args.volumes).await;
     }
-    let mut chosen: Vec<VolumeRecord> = Vec::new();
-    for name in &args.volumes {
-        let Some(record) = all.iter().find(|r| r.name == *name) else {
-            let why = "the pool has none of that name; see `esker volume list`";
-            return Err(Failure::new(Exit::NotFound, format_args!("volume {name}"), why));
-        };
-        if !chosen.iter().any(|r| r.number == record.number) {
-            chosen.push(record.clone());
-        }
+    if args.engine.expect.is_some() {
+        return Err(Failure::new(Exit::Usage, "--expect", "it is about one volume; name that volume"));
     }
-    Ok(chosen)
+    pool.volumes().await.doing(&args.pool.url)
 }

@@ -1,4 +1,4 @@
-//! The seam to the engine: how the server attaches a volume and lets it go.
+//! The seam to the engine: how a daemon attaches a volume and lets it go.
 
 use std::sync::Arc;
 
@@ -6,10 +6,10 @@ use esker_block::BlockDevice;
 use futures::future::BoxFuture;
 use serde_json::Value;
 
-use super::args::{ServeArgs, default_journal_size};
-use crate::cli::failure::{Doing, Outcome};
+use super::devices::refuse_attached;
+use super::failure::{Doing, Outcome};
 use crate::env::Env;
-use crate::host::Dirs;
+use crate::host::Devices;
 use crate::pool::{Pool, VolumeRecord};
 use crate::volume::{AttachOptions, Volume};
 
@@ -33,29 +33,21 @@ pub trait Attached: Send + Sync + 'static {
 pub struct VolumeEngine {
     pool: Pool,
     options: AttachOptions,
+    devices: Devices,
     env: Env,
 }
 
 impl VolumeEngine {
-    /// Attaches volumes of `pool` as the command line says.
-    ///
-    /// # Errors
-    /// Where this host cannot tell who it is.
-    pub fn new(args: &ServeArgs, dirs: &Dirs, pool: Pool, env: &Env) -> Outcome<Self> {
-        let mut options = args.attach.options(dirs, env)?;
-        options.journal_bytes = args.journal_size.unwrap_or_else(default_journal_size);
-        options.cache_bytes = args.cache_size;
-        options.max_unflushed_age = args.max_unflushed_age;
-        options.on_outage = args.on_outage;
-        options.read_only = args.read_only;
-        options.expect_epoch = args.expect;
-        Ok(Self { pool, options, env: env.clone() })
+    /// Attaches volumes of `pool` with `options`; not one that is among `devices`.
+    pub fn new(pool: Pool, options: AttachOptions, devices: Devices, env: &Env) -> Self {
+        Self { pool, options, devices, env: env.clone() }
     }
 }
 
 impl Engine for VolumeEngine {
     fn attach<'a>(&'a self, record: &'a VolumeRecord) -> BoxFuture<'a, Outcome<Arc<dyn Attached>>> {
         Box::pin(async move {
+            refuse_attached(self.devices.clone(), self.pool.id_hex(), record.number, &record.name).await?;
             let attach = Volume::attach(&self.pool, record, self.options.clone(), self.env.clone());
             let volume = attach.await.doing(format_args!("volume {}", record.name))?;
             Ok(Arc::new(AttachedVolume { volume: Arc::new(volume), name: record.name.clone() }) as Arc<dyn Attached>)

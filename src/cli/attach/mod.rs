@@ -1,0 +1,165 @@
+//! `esker attach`: volumes as /dev/ublkbN.
+
+mod args;
+mod background;
+mod bring_up;
+mod claim;
+mod context;
+mod daemon;
+mod handover;
+mod links;
+mod patience;
+mod plan;
+mod policy;
+mod resume;
+mod served;
+mod start;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sd_notify::NotifyState;
+use tokio::runtime::Handle;
+
+use super::daemon_status::DaemonFacts;
+use super::devices::{blocking, devices_below, look_at_all};
+use super::failure::{Doing, Exit, Failure, Outcome};
+use super::process::{abort_on_panic, named_volumes, tell_systemd};
+use super::stop::Stop;
+use crate::env::Env;
+use crate::host::{ControlServer, Devices, Numbers, ReclaimReport, make_private_dir, prepare_process};
+use crate::pool::{Pool, VolumeRecord};
+use crate::ublk::Control;
+pub use args::AttachCommand;
+use background::Report;
+use context::Context;
+use daemon::{Controlled, Daemon};
+use patience::Outage;
+use policy::Wish;
+
+/// Goes to the background if so asked, prepares the process, and serves until the end. Nothing here starts a thread
+/// before the process is prepared.
+pub fn main(args: AttachCommand) -> Outcome {
+    if args.volumes.len() > 1 && (args.id.is_some() || args.engine.expect.is_some()) {
+        return Err(Failure::new(Exit::Usage, "--id and --expect", "they are about one volume; name that alone"));
+    }
+    let report = if args.foreground { None } else { Some(background::go()?) };
+    let reclaim = prepare_process();
+    abort_on_panic();
+    super::with_runtime(async move |env| attach(args, report, reclaim, env).await)
+}
+
+async fn attach(args: AttachCommand, report: Option<Report>, reclaim: ReclaimReport, env: Env) -> Outcome {
+    let stop = Stop::on_signals().doing("signals")?;
+    let ready = tokio::select! {
+        biased;
+        () = stop.requested() => Err(Failure::plain("attach", "told to stop before it was ready; devices that wait still do")),
+        ready = prepare(&args, reclaim, env) => ready,
+    }?;
+    announce(&ready.paths);
+    if let Some(report) = report {
+        report.ready(&ready.log).map_err(|e| Failure::plain("going to the background", e))?;
+    }
+    let status = format!("serving {}", ready.paths.iter().map(|p| p.to_string_lossy()).collect::<Vec<_>>().join(" "));
+    tell_systemd(&[NotifyState::Ready, NotifyState::MainPid(std::process::id()), NotifyState::Status(&status)]);
+    let outcome = tokio::select! {
+        outcome = ready.daemon.run(&stop) => outcome,
+        () = ready.control.run(Arc::new(Controlled(ready.daemon.clone()))) => Ok(()),
+    };
+    if let Err(failure) = &outcome {
+        // In the background nobody else would hear of it.
+        tracing::error!("{failure}");
+    }
+    outcome
+}
+
+/// A process whose devices are ready for I/O.
+struct Ready {
+    daemon: Arc<Daemon>,
+    control: ControlServer,
+    paths: Vec<PathBuf>,
+    log: PathBuf,
+}
+
+/// Everything up to the first request.
+async fn prepare(args: &AttachCommand, reclaim: ReclaimReport, env: Env) -> Outcome<Ready> {
+    let dirs = args.engine.attach.dirs()?;
+    make_private_dir(&dirs.runtime).doing("runtime directory")?;
+    let mut warnings: Vec<String> = reclaim.warnings().map(str::to_owned).collect();
+    warnings.extend(args.engine.check_backing(&dirs)?);
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    blocking("ublk", || Control::open().map(drop).doing("attach")).await?;
+    let devices = devices_below(&dirs.runtime)?;
+    let (pool, volumes) = open(args, &devices, &env).await?;
+    if let Some(path) = pool.store().local_path() {
+        args.engine.refuse_stacked("the pool", path)?;
+    }
+    let control = ControlServer::bind_in(&dirs.runtime, &format!("attach-{}", std::process::id()));
+    let control = control.doing("control socket")?;
+    let context = Context {
+        options: args.engine.options(&dirs, args.read_only, &env)?,
+        target: Context::target_options(args),
+        devices,
+        numbers: Numbers::below(&dirs.state),
+        control: control.path().to_path_buf(),
+        env: env.clone(),
+        runtime: Handle::current(),
+        pool: pool.clone(),
+    };
+    let served = bring_up::bring_up(&context, args.wish(), volumes).await?;
+    let paths = served.iter().map(|s| s.record().path()).collect();
+    let log = dirs.runtime.join(format!("{}.log", args.volumes[0]));
+    let daemon = Daemon::new(DaemonFacts::new(pool, &env, reclaim, warnings), served, !args.foreground);
+    Ok(Ready { daemon, control, paths, log })
+}
+
+/// Opens the pool and looks up the volumes. While a device of theirs waits, a store that is away is waited for.
+async fn open(args: &AttachCommand, devices: &Devices, env: &Env) -> Outcome<(Pool, Vec<VolumeRecord>)> {
+    let store = args.pool.store.open(&args.pool.url, env)?;
+    let password = args.pool.password.current()?;
+    let waiting = match args.wish() {
+        Wish::Recover => {
+            let (devices, url, names) = (devices.clone(), store.url().to_owned(), args.volumes.clone());
+            blocking("device records", move || {
+                let ours = |s: &super::devices::Seen| s.record.url == url && names.contains(&s.record.volume);
+                Ok(look_at_all(&devices)?.into_iter().filter(|s| ours(s) && !s.owned && s.has_volume()).collect())
+            })
+            .await?
+        }
+        Wish::Attach | Wish::Handover => Vec::new(),
+    };
+    let mut outage = Outage::new(args.engine.on_outage);
+    loop {
+        let opened = async {
+            let pool = Pool::open(store.clone(), &password, env).await.doing(&args.pool.url)?;
+            let volumes = named_volumes(&pool, &args.volumes).await?;
+            Ok((pool, volumes))
+        };
+        let failure: Failure = match opened.await {
+            Ok(opened) => return Ok(opened),
+            Err(failure) => failure,
+        };
+        if waiting.is_empty() || failure.exit() != Exit::Store {
+            return Err(failure);
+        }
+        if let Err(mut failure) = outage.wait(failure).await {
+            for seen in waiting {
+                let device = seen.record.path().display().to_string();
+                if let Some(held) = devices.try_hold(seen.record.id).doing(device)? {
+                    failure = resume::give_up(held, seen.record, failure).await;
+                }
+            }
+            return Err(failure);
+        }
+    }
+}
+
+/// Prints where the devices are. A daemon whose output nobody reads serves all the same.
+fn announce(paths: &[PathBuf]) {
+    let mut out = io::stdout().lock();
+    for path in paths {
+        drop(writeln!(out, "{}", path.display()));
+    }
+    drop(out.flush());
+}

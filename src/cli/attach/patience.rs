@@ -1,0 +1,90 @@
+//! Waiting for what will pass: a store that is away, a process that is ending.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::cli::failure::{Failure, Outcome};
+use crate::volume::OnOutage;
+
+/// Pause between tries while the store is away.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Pause between tries while the journal is still held by a process that is ending.
+const MOMENT: Duration = Duration::from_millis(10);
+/// How often it is said that the store is away, and how long a moment may last.
+const SAY: Duration = Duration::from_secs(30);
+
+/// Patience while a device waits for its volume, as `--on-outage` says.
+pub struct Outage {
+    policy: OnOutage,
+    since: Instant,
+    said: Option<Instant>,
+}
+
+impl Outage {
+    /// From now on.
+    pub fn new(policy: OnOutage) -> Self {
+        Self { policy, since: Instant::now(), said: None }
+    }
+
+    /// Waits for the next try after `why`.
+    ///
+    /// # Errors
+    /// Where the policy says that requests fail now.
+    pub async fn wait(&mut self, why: Failure) -> Outcome {
+        if let OnOutage::FailAfter(limit) = self.policy
+            && self.since.elapsed() >= limit
+        {
+            let policy = format!("{why}; --on-outage says to fail after {}", humantime::format_duration(limit));
+            return Err(Failure::new(why.exit(), "recovery", policy));
+        }
+        if self.said.is_none_or(|at| at.elapsed() >= SAY) {
+            self.said = Some(Instant::now());
+            tracing::warn!("{why}; the device waits until the store answers");
+        }
+        sleep(PAUSE).await;
+        Ok(())
+    }
+
+    /// Waits for a process that is about to end, or for an opening that landed late.
+    ///
+    /// # Errors
+    /// `why`, after half a minute.
+    pub async fn moment(&mut self, why: Failure) -> Outcome {
+        if self.since.elapsed() >= SAY {
+            return Err(why);
+        }
+        sleep(MOMENT).await;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::cli::failure::Exit;
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_is_as_long_as_the_policy() {
+        let why = || Failure::new(Exit::Store, "volume v", "no answer");
+        let mut forever = Outage::new(OnOutage::Wait);
+        for _ in 0..1000 {
+            forever.wait(why()).await.unwrap();
+        }
+        let mut short = Outage::new(OnOutage::FailAfter(Duration::from_secs(5)));
+        let mut tries = 0;
+        let failure = loop {
+            match short.wait(why()).await {
+                Ok(()) => tries += 1,
+                Err(failure) => break failure,
+            }
+        };
+        assert_eq!((tries, failure.exit()), (5, Exit::Store));
+        assert!(failure.to_string().contains("fail after 5s"), "{failure}");
+        let mut moment = Outage::new(OnOutage::Wait);
+        let started = Instant::now();
+        while moment.moment(why()).await.is_ok() {}
+        assert_eq!(started.elapsed().as_secs(), 30);
+    }
+}

@@ -1,0 +1,169 @@
+//! `esker detach`: a device is written back and removed.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::json;
+
+use super::devices::{Kernel, Seen, blocking, devices_below, kernel_instance, look, look_at_all, remove_dead};
+use super::failure::{Doing, Exit, Failure, Outcome};
+use super::output;
+use crate::host::{
+    ControlError, DeviceRecord, Devices, Dirs, HostTree, ProcessHandle, ask, describe_users, device_number_of, users_of,
+};
+
+/// How long a killed process may take to end.
+const KILLED: Duration = Duration::from_secs(30);
+
+/// Write an attached volume back and remove its device
+///
+/// Waits until the store has everything, and says how far it is; interrupting it does not stop the process that does the
+/// work. A device that is in use (mounted, swapped to, under another device, open) is refused.
+///
+/// --force removes the device at once, whoever uses it: their requests fail. What the store does not take within half a
+/// minute stays in the journal, and the next attach sends it. A process that serves the device and does not answer is
+/// killed; if it serves others, these wait for `esker attach --recover`. A device whose process is dead is removed with
+/// --force only: requests that wait for it get EIO. Nothing that the volume acknowledged is lost by any of this: the
+/// journal has it. What is lost is what the kernel still had in memory for the device.
+#[derive(Debug, Args)]
+#[command(after_help = "EXAMPLES:\n  \
+    esker detach data\n  \
+    esker detach /dev/ublkb0\n  \
+    esker detach bucket-pool/data --force")]
+pub struct DetachArgs {
+    /// The volume's name (or POOL/VOLUME, as in /dev/esker), or its device: /dev/ublkbN, ublkbN, N, or a link to it
+    #[arg(value_name = "VOLUME|DEVICE")]
+    target: String,
+    /// Remove it although it is in use, or its process is dead or does not answer
+    #[arg(long)]
+    force: bool,
+}
+
+pub async fn run(args: DetachArgs) -> Outcome {
+    let devices = devices_below(&Dirs::of_this_user().runtime)?;
+    let (all, target) = (devices.clone(), args.target.clone());
+    let mut seen = blocking("device records", move || find(&all, &target)).await?;
+    let name = format!("{} (volume {})", seen.record.path().display(), seen.record.volume);
+    if seen.owned {
+        let request = json!({ "op": "detach", "device": seen.record.id, "force": args.force });
+        match ask(&seen.record.control, &request, |said| eprintln!("{said}")).await {
+            Ok(_) => return output::line(format_args!("detached {name}")),
+            Err(ControlError::Refused(r)) => {
+                return Err(Failure::new(Exit::of_code(r.exit), name, hint(&r.why, &args)));
+            }
+            Err(e) if !args.force => {
+                let why = format!("its process {} does not answer: {e}; --force kills it", seen.record.pid);
+                return Err(Failure::plain(name, why));
+            }
+            Err(e) => eprintln!("esker: process {} does not answer ({e}): killing it", seen.record.pid),
+        }
+        let (devices, record) = (devices.clone(), seen.record.clone());
+        seen = blocking("killing a process", move || {
+            kill(&devices, &record)?;
+            look(&devices, record)
+        })
+        .await?;
+    }
+    if !args.force && seen.has_volume() {
+        return Err(Failure::new(Exit::InUse, name, dead(&seen)));
+    }
+    blocking("removing a device", move || remove(&devices, &seen.record)).await?;
+    output::line(format_args!("removed {name}; what the store lacks is in the journal, and the next attach sends it"))
+}
+
+fn hint(why: &str, args: &DetachArgs) -> String {
+    if args.force || why.contains("--force") {
+        why.to_owned()
+    } else {
+        format!("{why}; --force removes it all the same")
+    }
+}
+
+/// What both ways out mean for a device whose process is dead.
+fn dead(seen: &Seen) -> String {
+    let (url, volume) = (&seen.record.url, &seen.record.volume);
+    let users = users_of(&HostTree::default(), &seen.record.name());
+    let users = if users.is_empty() { String::new() } else { format!(" ({})", describe_users(&users)) };
+    format!(
+        "the process that served it is dead, and its users wait{users}; `esker attach {url} {volume} --recover` brings \
+         it back and loses nothing; --force removes it: waiting requests get EIO, and what the kernel has in memory for \
+         it is lost"
+    )
+}
+
+fn remove(devices: &Devices, record: &DeviceRecord) -> Outcome {
+    let name = record.path().display().to_string();
+    let Some(held) = devices.try_hold(record.id).doing(&name)? else {
+        return Err(Failure::new(Exit::InUse, name, "another process has just taken it up; look at `esker list`"));
+    };
+    match devices.load(record.id).doing(&name)? {
+        Some(now) => remove_dead(&held, &now),
+        None => Ok(()),
+    }
+}
+
+/// Kills the process that serves `record`, if it still does. Blocks, half a minute at most.
+fn kill(devices: &Devices, record: &DeviceRecord) -> Outcome {
+    let what = format!("process {}", record.pid);
+    let process = ProcessHandle::open(record.pid).doing(&what)?;
+    // The lock is still held, so the number is still the process's that we have the handle of.
+    if !devices.is_held(record.id).doing(&what)? {
+        return Ok(());
+    }
+    process.kill().doing(&what)?;
+    if process.wait(KILLED).doing(&what)? {
+        return Ok(());
+    }
+    Err(Failure::plain(what, format!("it was killed, and has not ended after {} s", KILLED.as_secs())))
+}
+
+/// The recorded device that is meant.
+fn find(devices: &Devices, target: &str) -> Outcome<Seen> {
+    let all = look_at_all(devices)?;
+    let path = Path::new(target);
+    // A link of ours or udev's, or somebody's own.
+    let real = if path.is_absolute() { fs::canonicalize(path).ok() } else { None };
+    let name = real.as_deref().unwrap_or(path).to_string_lossy().into_owned();
+    let mut matching: Vec<Seen> = all.into_iter().filter(|s| is_meant(&s.record, &name)).collect();
+    if matching.len() > 1 {
+        // One that is no more does not make a name ambiguous.
+        matching.retain(|s| s.kernel != Kernel::Gone || s.owned);
+    }
+    let names: Vec<_> = matching.iter().map(|s| s.record.path().display().to_string()).collect();
+    match (matching.pop(), names.len()) {
+        (Some(seen), 1) => Ok(seen),
+        (Some(_), _) => {
+            Err(Failure::new(Exit::Usage, target, format!("that can be {}; say which", names.join(" or "))))
+        }
+        (None, _) if number_in(&name).and_then(kernel_instance).is_some() => {
+            Err(Failure::new(Exit::NotFound, target, "that ublk device is another program's"))
+        }
+        (None, _) => Err(Failure::new(Exit::NotFound, target, "no such device or attached volume; see `esker list`")),
+    }
+}
+
+fn is_meant(record: &DeviceRecord, name: &str) -> bool {
+    record.volume == name || format!("{}/{}", record.label, record.volume) == name || number_in(name) == Some(record.id)
+}
+
+fn number_in(name: &str) -> Option<u32> {
+    let name = name.strip_prefix("/dev/").unwrap_or(name);
+    name.parse().ok().or_else(|| device_number_of(name).filter(|id| *name == format!("ublkb{id}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_have_many_names() {
+        for name in ["/dev/ublkb3", "ublkb3", "3"] {
+            assert_eq!(number_in(name), Some(3), "{name}");
+        }
+        for name in ["/dev/ublkb3p1", "ublkb", "ublkc3", "x3", "", "/dev/sda", "ublkb03"] {
+            assert_eq!(number_in(name), None, "{name}");
+        }
+    }
+}
