@@ -9,7 +9,7 @@ use super::attach_args::AttachArgs;
 use super::failure::{Doing, Outcome};
 use super::size::parse_size;
 use crate::env::Env;
-use crate::host::{Dirs, HostTree, check_not_stacked, swap_on_stacked};
+use crate::host::{Dirs, HostTree, check_not_stacked, swap_on_stacked, usual_journal_bytes};
 use crate::volume::{AttachOptions, OnOutage};
 
 /// How volumes are held, whatever front end serves them.
@@ -42,7 +42,7 @@ impl EngineArgs {
     /// What the engine is told.
     pub fn options(&self, dirs: &Dirs, read_only: bool, env: &Env) -> Outcome<AttachOptions> {
         let mut options = self.attach.options(dirs, env)?;
-        options.journal_bytes = self.journal_size.unwrap_or_else(default_journal_size);
+        options.journal_bytes = self.journal_size.unwrap_or_else(usual_journal_bytes);
         options.cache_bytes = self.cache_size;
         options.max_unflushed_age = self.max_unflushed_age;
         options.on_outage = self.on_outage;
@@ -91,13 +91,6 @@ fn parse_age(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// The journal's size where none is asked for: 256 MiB, or 5 % of memory where that is less.
-fn default_journal_size() -> u64 {
-    let info = rustix::system::sysinfo();
-    let memory = u64::from(info.mem_unit).saturating_mul(info.totalram as u64);
-    (memory / 20).min(256 << 20) & !0xfff
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,11 +108,5 @@ mod tests {
     fn ages_are_bounded() {
         assert_eq!(parse_age("250ms"), Ok(Duration::from_millis(250)));
         assert!(parse_age("0s").is_err() && parse_age("2h").is_err() && parse_age("soon").is_err());
-    }
-
-    #[test]
-    fn the_default_journal_is_whole_pages_and_bounded() {
-        let size = default_journal_size();
-        assert!(size > 0 && size <= 256 << 20 && size.is_multiple_of(4096));
     }
 }

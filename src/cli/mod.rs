@@ -7,6 +7,7 @@ mod completions;
 mod daemon_status;
 mod detach;
 mod devices;
+mod doctor;
 mod engine;
 mod engine_args;
 mod failure;
@@ -69,6 +70,7 @@ enum Command {
     Serve(serve::ServeArgs),
     Status(status::StatusArgs),
     Check(check::CheckArgs),
+    Doctor(doctor::DoctorArgs),
     Passwd(passwd::PasswdArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
@@ -101,6 +103,7 @@ fn run(command: Command) -> Outcome {
         Command::Serve(args) => serve::main(args),
         Command::Status(args) => with_runtime(async move |_| status::run(args).await),
         Command::Check(args) => with_runtime(async move |env| check::run(args, env).await),
+        Command::Doctor(args) => with_runtime(async move |_| doctor::run(args).await),
         Command::Passwd(args) => with_runtime(async move |env| passwd::run(args, env).await),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

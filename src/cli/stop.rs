@@ -33,6 +33,12 @@ impl Stop {
         Ok(Self { told })
     }
 
+    /// One that is told to stop through the sender.
+    pub fn by_hand() -> (watch::Sender<bool>, Self) {
+        let (tell, told) = watch::channel(false);
+        (tell, Self { told })
+    }
+
     /// Completes once the server was told to stop.
     pub fn requested(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut told = self.told.clone();

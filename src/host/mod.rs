@@ -1,10 +1,11 @@
-//! What a daemon asks of Linux: that reclaim never waits for it, where files really lie, who and where it is, and a
-//! socket to be asked on.
+//! What a daemon asks of Linux: that reclaim never waits for it, where files really lie, who and where it is, a
+//! socket to be asked on, and what the kernel has to offer.
 
 mod backing;
 mod control;
 mod devices;
 mod identity;
+mod kernel;
 mod mounts;
 mod process;
 mod reclaim;
@@ -17,6 +18,10 @@ pub use control::{
 };
 pub use devices::{DeviceRecord, Devices, DevicesError, HeldDevice, MAX_WRITERS, Numbers, Stage, device_number_of};
 pub use identity::{Dirs, HostIdentity, boot_id, hex16, is_tmpfs, make_private_dir};
+pub use kernel::{
+    Capability, ControlDevice, Driver, IoUring, JournalFacts, NbdFacts, Release, Rights, UblkFacts,
+    usual_journal_bytes, why_no_ublk,
+};
 pub use process::ProcessHandle;
 pub use reclaim::{Measure, ReclaimReport, prepare_process};
 pub use socket::{SocketError, SocketFile, listen_on};

@@ -20,6 +20,11 @@ pub(super) struct Mount {
 }
 
 impl Mount {
+    /// Whether the option `name`, one without a value, is set.
+    pub fn has_flag(&self, name: &str) -> bool {
+        split_unescaped(self.options.as_encoded_bytes(), b',').contains(&name.as_bytes())
+    }
+
     /// The value of a `name=value` option.
     pub fn option(&self, name: &str) -> Option<PathBuf> {
         let bytes = self.options.as_encoded_bytes();
@@ -124,6 +129,7 @@ mod tests {
         assert_eq!(mounts[0].fs_type, "ext3");
         assert_eq!(mounts[0].source, "/dev/root");
         assert_eq!(mounts[0].option("errors").unwrap(), Path::new("continue"));
+        assert!(mounts[0].has_flag("rw") && !mounts[0].has_flag("r") && !mounts[0].has_flag("errors"));
         assert_eq!(mounts[1].option("errors"), None);
     }
 

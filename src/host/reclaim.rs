@@ -14,8 +14,7 @@ use rustix::process::{
 };
 use serde::Serialize;
 
-/// Bit of CAP_IPC_LOCK in the capability masks of `/proc/self/status`.
-const CAP_IPC_LOCK: u32 = 14;
+use super::kernel::Capability;
 
 /// The OOM score that exempts a process.
 const OOM_EXEMPT: i32 = -1000;
@@ -117,7 +116,7 @@ fn lock_plan(limit: Option<u64>, ipc_lock: bool) -> LockPlan {
 fn lock_memory() -> Measure {
     // Raising the limit needs CAP_SYS_RESOURCE, so a refusal is expected and the plan below deals with it.
     let _ = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None });
-    let ipc_lock = holds_capability(Path::new("/proc"), CAP_IPC_LOCK);
+    let ipc_lock = Capability::IpcLock.held(Path::new("/proc"));
     let why = match lock_plan(getrlimit(Resource::Memlock).current, ipc_lock) {
         LockPlan::Lock => match mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT) {
             Ok(()) => return Measure::active(),
@@ -129,23 +128,6 @@ fn lock_memory() -> Measure {
         "cannot lock memory ({why}): parts of the server can be swapped out or dropped, and bringing them back can \
          hang behind the volume itself; set LimitMEMLOCK=infinity or grant CAP_IPC_LOCK"
     ))
-}
-
-/// Whether the process holds a capability against the kernel itself: one held only inside a user namespace does not
-/// count for memory locking.
-fn holds_capability(proc: &Path, bit: u32) -> bool {
-    let Ok(status) = fs::read_to_string(proc.join("self/status")) else { return false };
-    let effective = status
-        .lines()
-        .find_map(|l| l.strip_prefix("CapEff:"))
-        .and_then(|v| u64::from_str_radix(v.trim(), 16).ok())
-        .unwrap_or(0);
-    effective >> bit & 1 == 1 && in_initial_user_namespace(proc)
-}
-
-fn in_initial_user_namespace(proc: &Path) -> bool {
-    let Ok(map) = fs::read_to_string(proc.join("self/uid_map")) else { return false };
-    map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 fn oom_exempt(proc: &Path) -> Measure {
@@ -173,14 +155,6 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn fake_proc(cap_eff: &str, uid_map: &str) -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("self")).unwrap();
-        fs::write(dir.path().join("self/status"), format!("Name:\tx\nCapEff:\t{cap_eff}\nCapBnd:\t0\n")).unwrap();
-        fs::write(dir.path().join("self/uid_map"), uid_map).unwrap();
-        dir
-    }
-
     #[test]
     fn a_finite_limit_without_the_capability_locks_nothing() {
         assert_eq!(lock_plan(None, false), LockPlan::Lock);
@@ -189,17 +163,9 @@ mod tests {
     }
 
     #[test]
-    fn capabilities_inside_a_user_namespace_do_not_count() {
-        let initial = "         0          0 4294967295\n";
-        assert!(holds_capability(fake_proc("0000000000004000", initial).path(), CAP_IPC_LOCK));
-        assert!(!holds_capability(fake_proc("0000000000003fff", initial).path(), CAP_IPC_LOCK));
-        assert!(!holds_capability(fake_proc("000001ffffffffff", "0 1000 1\n").path(), CAP_IPC_LOCK));
-        assert!(!holds_capability(Path::new("/nonexistent"), CAP_IPC_LOCK));
-    }
-
-    #[test]
     fn the_oom_score_is_written_and_a_refusal_says_what_it_means() {
-        let dir = fake_proc("0", "");
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("self")).unwrap();
         let file = dir.path().join("self/oom_score_adj");
         fs::write(&file, "0\n").unwrap();
         assert_eq!(oom_exempt(dir.path()), Measure::active());

@@ -27,13 +27,18 @@ const MOST_QUEUES: u16 = 4;
 /// of that process. If it fails once the old process has let go, the devices wait for --recover.
 ///
 /// /dev/esker/POOL/VOLUME leads to the device; POOL is made from the pool's URL.
+///
+/// With --nbd the device is /dev/nbdN, through the kernel's NBD client and the program nbd-client; without these the
+/// server's address is printed. SIGTERM disconnects it once nobody uses it; if the process dies, its users get EIO.
+/// `esker doctor` tells which way this host can go.
 #[derive(Debug, Args)]
 #[command(after_help = "EXAMPLES:\n  \
     esker attach s3://bucket/pool data\n  \
     mkfs.ext4 $(esker attach s3://bucket/pool data)\n  \
     esker attach s3://bucket/pool data --recover\n  \
     esker attach s3://bucket/pool data --handover\n  \
-    esker attach file:///srv/pool vm1 vm2 --foreground --queues 2")]
+    esker attach file:///srv/pool vm1 vm2 --foreground --queues 2\n  \
+    esker attach s3://bucket/pool data --nbd")]
 pub struct AttachCommand {
     #[command(flatten)]
     pub pool: PoolArgs,
@@ -59,6 +64,11 @@ pub struct AttachCommand {
     /// Go on although the kernel lets the device die with this process (without CAP_SYS_ADMIN)
     #[arg(long, help_heading = "Device")]
     pub allow_unrecoverable: bool,
+
+    /// For kernels without ublk: serve over NBD, and make /dev/nbdN of it where the kernel has a client for that. Such a
+    /// device ends with its server
+    #[arg(long, conflicts_with_all = ["queues", "depth", "id", "copy", "allow_unrecoverable", "handover"], help_heading = "Device")]
+    pub nbd: bool,
 
     /// Serve from this process
     #[arg(long)]

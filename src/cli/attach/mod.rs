@@ -8,6 +8,8 @@ mod context;
 mod daemon;
 mod handover;
 mod links;
+mod nbd;
+mod nbd_client;
 mod patience;
 mod plan;
 mod policy;
@@ -30,9 +32,9 @@ use super::failure::{Doing, Exit, Failure, Outcome};
 use super::process::{abort_on_panic, named_volumes, tell_systemd};
 use super::stop::Stop;
 use crate::env::Env;
-use crate::host::{ControlServer, Devices, Numbers, ReclaimReport, make_private_dir, prepare_process};
+use crate::host::{ControlServer, Devices, Numbers, ReclaimReport, make_private_dir, prepare_process, why_no_ublk};
 use crate::pool::{Pool, VolumeRecord};
-use crate::ublk::Control;
+use crate::ublk::{Control, UblkError};
 pub use args::AttachCommand;
 use background::Report;
 use context::Context;
@@ -49,7 +51,10 @@ pub fn main(args: AttachCommand) -> Outcome {
     let report = if args.foreground { None } else { Some(background::go()?) };
     let reclaim = prepare_process();
     abort_on_panic();
-    super::with_runtime(async move |env| attach(args, report, reclaim, env).await)
+    match args.nbd {
+        true => super::with_runtime(async move |env| nbd::attach_over_nbd(args, report, reclaim, env).await),
+        false => super::with_runtime(async move |env| attach(args, report, reclaim, env).await),
+    }
 }
 
 async fn attach(args: AttachCommand, report: Option<Report>, reclaim: ReclaimReport, env: Env) -> Outcome {
@@ -91,7 +96,7 @@ async fn prepare(args: &AttachCommand, reclaim: ReclaimReport, env: Env) -> Outc
     let mut warnings: Vec<String> = reclaim.warnings().map(str::to_owned).collect();
     warnings.extend(args.engine.check_backing(&dirs)?);
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    blocking("ublk", || Control::open().map(drop).doing("attach")).await?;
+    blocking("ublk", || Control::open().map(drop).map_err(no_ublk)).await?;
     let devices = devices_below(&dirs.runtime)?;
     let (pool, volumes) = open(args, &devices, &env).await?;
     if let Some(path) = pool.store().local_path() {
@@ -164,6 +169,12 @@ async fn give_up_all(devices: &Devices, waiting: Vec<Seen>, mut why: Failure) ->
         }
     }
     why
+}
+
+/// Says what is missing, how to get it, and the other way.
+fn no_ublk(seen: UblkError) -> Failure {
+    let why = why_no_ublk().unwrap_or_else(|| seen.to_string());
+    Failure::plain("attach", format_args!("{why}. Or say --nbd; `esker doctor` tells more"))
 }
 
 /// Prints where the devices are. A daemon whose output nobody reads serves all the same.

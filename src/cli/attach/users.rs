@@ -30,7 +30,8 @@ impl Served {
     }
 }
 
-async fn look_for_users(name: String) -> Vec<DeviceUser> {
+/// Who uses the block device `name`. A look that hangs counts as a use: something waits there.
+pub async fn look_for_users(name: String) -> Vec<DeviceUser> {
     let looking = spawn_blocking(move || {
         let tree = HostTree::default();
         let mut users = users_of(&tree, &name);

@@ -59,6 +59,32 @@ pub struct ServeArgs {
     pub foreground: bool,
 }
 
+impl ServeArgs {
+    /// Of a server of `volumes` on a unix socket that is its user's alone.
+    pub fn on_socket(
+        pool: PoolArgs,
+        volumes: Vec<String>,
+        socket: PathBuf,
+        read_only: bool,
+        engine: EngineArgs,
+    ) -> Self {
+        Self {
+            pool,
+            volumes,
+            unix: Some(socket),
+            unix_mode: 0o600,
+            tcp: None,
+            tls_certificates: None,
+            tls: TlsArg::Off,
+            tls_verify_peer: false,
+            read_only,
+            control: None,
+            engine,
+            foreground: true,
+        }
+    }
+}
+
 /// When TLS is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum TlsArg {

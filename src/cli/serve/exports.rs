@@ -81,6 +81,11 @@ impl Offered {
         self.volumes.lock().keys().cloned().collect()
     }
 
+    /// The logical block size of the volume called `name` in bytes; that of most where there is none.
+    pub fn block_size(&self, name: &str) -> u32 {
+        self.find(name).map_or(BLOCK as u32, |offer| offer.record.block_size)
+    }
+
     /// Attaches all volumes on offer; several at a time, since each waits mostly for the store. Those that succeeded
     /// are detached again where one fails.
     pub async fn attach_all(self: &Arc<Self>) -> Outcome {

@@ -38,17 +38,18 @@ pub fn main(args: ServeArgs) -> Outcome {
 
 async fn serve(args: ServeArgs, reclaim: ReclaimReport, env: Env) -> Outcome {
     let stop = Stop::on_signals().doing("signals")?;
-    tokio::select! {
+    let serving = tokio::select! {
         biased;
         () = stop.requested() => Err(Failure::plain("serve", "told to stop before it was ready")),
         ready = prepare(&args, reclaim, env) => ready,
-    }?
-    .run(&stop)
-    .await
+    }?;
+    announce(&serving.uris);
+    tell_systemd(&[NotifyState::Ready, NotifyState::Status("serving")]);
+    serving.run(&stop).await
 }
 
 /// Everything up to the first client: the pool is open, sockets are bound, named volumes attached.
-async fn prepare(args: &ServeArgs, reclaim: ReclaimReport, env: Env) -> Outcome<Ready> {
+pub async fn prepare(args: &ServeArgs, reclaim: ReclaimReport, env: Env) -> Outcome<Serving> {
     let tls = tls_options(args)?;
     let dirs = directories(args)?;
     let mut warnings: Vec<String> = reclaim.warnings().map(str::to_owned).collect();
@@ -82,11 +83,11 @@ async fn prepare(args: &ServeArgs, reclaim: ReclaimReport, env: Env) -> Outcome<
         Server::new(Arc::new(OfferedExports(offered.clone())), ServerOptions { tls, ..ServerOptions::default() });
     let facts = DaemonFacts::new(pool, &env, reclaim, warnings);
     let status = ServerStatus::new(facts, offered.clone(), server.clone(), uris.clone());
-    Ok(Ready { offered, listeners, control, server, status: Arc::new(status), uris })
+    Ok(Serving { offered, listeners, control, server, status: Arc::new(status), uris })
 }
 
 /// A server that only has to be let go.
-struct Ready {
+pub struct Serving {
     offered: Arc<Offered>,
     listeners: Listeners,
     control: ControlServer,
@@ -95,10 +96,22 @@ struct Ready {
     uris: Vec<String>,
 }
 
-impl Ready {
-    async fn run(self, stop: &Stop) -> Outcome {
-        announce(&self.uris);
-        tell_systemd(&[NotifyState::Ready, NotifyState::Status("serving")]);
+impl Serving {
+    /// A URI per socket and volume.
+    pub fn uris(&self) -> &[String] {
+        &self.uris
+    }
+
+    /// The logical block size of a volume on offer, in bytes.
+    pub fn block_size(&self, volume: &str) -> u32 {
+        self.offered.block_size(volume)
+    }
+
+    /// Serves until told to stop, then writes back and detaches.
+    ///
+    /// # Errors
+    /// What writing back said.
+    pub async fn run(self, stop: &Stop) -> Outcome {
         let work = async {
             self.listeners.serve(&self.server, stop).await;
             tell_systemd(&[NotifyState::Stopping, NotifyState::Status("writing back")]);
