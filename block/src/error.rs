@@ -38,6 +38,9 @@ pub enum BlockError {
     /// The store could not be reached or refused, for longer than `--on-outage` allows.
     #[error("the object store failed: {0}")]
     Store(String),
+    /// The data of a write could not be had from where it lies; nothing was written.
+    #[error("the data of a write could not be read: {0}")]
+    Source(String),
     /// The device is detaching.
     #[error("the volume is shutting down")]
     ShuttingDown,
@@ -50,7 +53,7 @@ impl BlockError {
             Self::OutOfRange { .. } | Self::Invalid(_) => libc::EINVAL,
             Self::ReadOnly => libc::EPERM,
             Self::ShuttingDown => libc::ESHUTDOWN,
-            Self::Fenced | Self::Corrupt { .. } | Self::Store(_) => libc::EIO,
+            Self::Fenced | Self::Corrupt { .. } | Self::Store(_) | Self::Source(_) => libc::EIO,
         }
     }
 }

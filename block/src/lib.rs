@@ -13,6 +13,8 @@ mod types;
 pub use error::{BlockError, BlockResult};
 pub use types::{BatchOp, DeviceInfo, Extent, MAX_OP_BYTES};
 
+use std::io;
+
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 
@@ -37,6 +39,22 @@ pub trait BlockDevice: Send + Sync + 'static {
     /// Writes `data` at `offset` if there is room in the write buffer and no block needs to be fetched first.
     /// Answers `None` always where the write asks for `fua`: that waits for the store.
     fn try_write(&self, offset: u64, data: &[u8]) -> Option<BlockResult<()>>;
+
+    /// The same for `len` bytes that are still elsewhere: `fill` puts them where they belong, which saves a copy. It may be
+    /// called in vain, where the answer is `None`. If it fails, nothing is written and the answer is
+    /// [`BlockError::Source`].
+    fn try_write_with(
+        &self,
+        offset: u64,
+        len: usize,
+        fill: &mut dyn FnMut(&mut [u8]) -> io::Result<()>,
+    ) -> Option<BlockResult<()>> {
+        let mut data = vec![0; len];
+        match fill(&mut data) {
+            Ok(()) => self.try_write(offset, &data),
+            Err(e) => Some(Err(BlockError::Source(e.to_string()))),
+        }
+    }
 
     /// Writes `data` at `offset`. Not torn by a crash up to [`MAX_OP_BYTES`]; longer writes are a sequence of such.
     fn write(&self, offset: u64, data: Bytes, fua: bool) -> BoxFuture<'_, BlockResult<()>>;

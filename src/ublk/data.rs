@@ -74,6 +74,13 @@ impl Data {
         }
     }
 
+    /// Reads the bytes of a write to where they belong, where the kernel still has them; `None` where they are in
+    /// [`Data::buffer`] already.
+    pub(super) fn source(&self, tag: u16) -> Option<impl Fn(&mut [u8]) -> io::Result<()> + '_> {
+        let Self::User { char, queue, .. } = self else { return None };
+        Some(move |place: &mut [u8]| char.read_exact_at(place, user_copy_position(*queue, tag)))
+    }
+
     /// The `len` bytes, at most [`MAX_IO`], that a write brings.
     ///
     /// # Errors

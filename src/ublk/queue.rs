@@ -167,21 +167,27 @@ impl Queue {
             Request::Write { offset, len, fua } => {
                 self.counters.writes.add(1);
                 self.counters.written_bytes.add(len as u64);
-                let data = match self.data.take(tag, len) {
-                    Ok(data) => data,
-                    Err(e) => return self.commit_given(tag, request, Ok(Err(e))),
-                };
-                let now = if fua { None } else { self.shared.device.try_write(offset, data) };
-                if let Some(result) = now {
+                if !fua && let Some(result) = self.write_now(tag, offset, len) {
                     self.counters.inline.add(1);
                     return self.commit_given(tag, request, result.map(Ok));
                 }
-                bytes = Bytes::copy_from_slice(data);
+                bytes = match self.data.take(tag, len) {
+                    Ok(data) => Bytes::copy_from_slice(data),
+                    Err(e) => return self.commit_given(tag, request, Ok(Err(e))),
+                };
             }
             Request::Flush => self.counters.flushes.add(1),
             Request::Discard { .. } | Request::WriteZeroes { .. } => self.counters.others.add(1),
         }
         self.ask(tag, request, bytes)
+    }
+
+    /// A write that has room: its bytes go straight to where the device keeps them, if the kernel still has them.
+    fn write_now(&mut self, tag: u16, offset: u64, len: usize) -> Option<BlockResult<()>> {
+        if let Some(source) = self.data.source(tag) {
+            return self.shared.device.try_write_with(offset, len, &mut |place| source(place));
+        }
+        self.shared.device.try_write(offset, self.data.buffer(tag, len))
     }
 
     /// Asks the device for what may take time: here as far as it goes without waiting, then as a task.

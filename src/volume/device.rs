@@ -1,7 +1,9 @@
 //! The volume as a block device: the fast forms answer from memory, the others wait.
 
+use std::io;
+
 use bytes::{Bytes, BytesMut};
-use esker_block::{BatchOp, BlockDevice, BlockResult, DeviceInfo, Extent, MAX_OP_BYTES};
+use esker_block::{BatchOp, BlockDevice, BlockError, BlockResult, DeviceInfo, Extent, MAX_OP_BYTES};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -49,6 +51,30 @@ impl BlockDevice for Volume {
             Merge::Done(_) => Some(Ok(())),
             Merge::Full | Merge::EdgesMissing => None,
         }
+    }
+
+    fn try_write_with(
+        &self,
+        offset: u64,
+        len: usize,
+        fill: &mut dyn FnMut(&mut [u8]) -> io::Result<()>,
+    ) -> Option<BlockResult<()>> {
+        let block = BLOCK as u64;
+        if len == 0 || len > MAX_OP_BYTES || !offset.is_multiple_of(block) || !len.is_multiple_of(BLOCK) {
+            let mut data = vec![0; len];
+            return match fill(&mut data) {
+                Ok(()) => self.try_write(offset, &data),
+                Err(e) => Some(Err(BlockError::Source(e.to_string()))),
+            };
+        }
+        if let Err(e) = self.engine.check_write(offset, len as u64) {
+            return Some(Err(e));
+        }
+        if self.engine.space.contended() {
+            return None;
+        }
+        let written = self.engine.write_filled_now(offset / block, len, fill)?;
+        Some(written.map(drop).map_err(|e| BlockError::Source(e.to_string())))
     }
 
     fn write(&self, offset: u64, data: Bytes, fua: bool) -> BoxFuture<'_, BlockResult<()>> {

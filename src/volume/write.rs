@@ -1,5 +1,7 @@
 //! The write path: into the ring, into the index, done. A write never reads, unless it covers part of a block.
 
+use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -75,19 +77,38 @@ impl Engine {
 
     /// Appends a write of whole blocks. `None`: the ring is full. The caller holds the gates.
     fn append_write(&self, lba: u64, data: &[u8]) -> Option<u64> {
+        let copy = |body: &mut [u8]| {
+            body.copy_from_slice(data);
+            Ok::<_, Infallible>(())
+        };
+        match self.append_filled(lba, data.len(), copy)? {
+            Ok(op) => Some(op),
+        }
+    }
+
+    /// Appends a write of whole blocks, `len` bytes that `fill` puts into the ring. `None`: the ring is full. If `fill`
+    /// fails, the place stays void. The caller holds the gates.
+    fn append_filled<E>(
+        &self,
+        lba: u64,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Option<Result<u64, E>> {
         if self.is_closing() {
             return None;
         }
-        let blocks = data.len() / BLOCK;
+        let blocks = len / BLOCK;
         let mut slot = self.ring.reserve(&OpHeader::write(lba, blocks as u32)).ok()?;
-        slot.body().copy_from_slice(data);
+        if let Err(e) = fill(slot.body()) {
+            return Some(Err(e));
+        }
         let (op, at) = (slot.op(), slot.body_at());
         // Known to the index before it is complete: what is complete can be cut, published and dropped at once.
         self.index.insert_write(op, lba, blocks as u64, at);
-        self.wakes.appending(data.len() as u64);
+        self.wakes.appending(len as u64);
         slot.complete();
         self.wakes.appended(self.tuning.segment_bytes as u64, &self.cutter_wake);
-        Some(op)
+        Some(Ok(op))
     }
 
     /// Appends a trim of whole blocks. `None`: the ring is full. The caller holds the gates.
@@ -108,6 +129,17 @@ impl Engine {
     pub(super) fn write_now(&self, lba: u64, data: &[u8]) -> Option<u64> {
         let _gates = self.gates.shared(lba, (data.len() / BLOCK) as u64);
         self.append_write(lba, data)
+    }
+
+    /// The same, with `fill` to put the data into the ring.
+    pub(super) fn write_filled_now(
+        &self,
+        lba: u64,
+        len: usize,
+        fill: &mut dyn FnMut(&mut [u8]) -> io::Result<()>,
+    ) -> Option<io::Result<u64>> {
+        let _gates = self.gates.shared(lba, (len / BLOCK) as u64);
+        self.append_filled(lba, len, fill)
     }
 
     /// A write that covers parts of blocks, if its edge blocks are in memory or pinned, and there is room.

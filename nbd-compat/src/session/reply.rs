@@ -100,7 +100,7 @@ pub(crate) fn error_number(kind: u16, error: &BlockError) -> u32 {
         BlockError::Invalid(_) => errno::EINVAL,
         BlockError::ReadOnly => errno::EPERM,
         BlockError::ShuttingDown => errno::ESHUTDOWN,
-        BlockError::Fenced | BlockError::Corrupt { .. } | BlockError::Store(_) => errno::EIO,
+        BlockError::Fenced | BlockError::Corrupt { .. } | BlockError::Store(_) | BlockError::Source(_) => errno::EIO,
     }
 }
 

@@ -25,7 +25,7 @@ use sd_notify::NotifyState;
 use tokio::runtime::Handle;
 
 use super::daemon_status::DaemonFacts;
-use super::devices::{blocking, devices_below, look_at_all};
+use super::devices::{Seen, blocking, devices_below, look_at_all};
 use super::failure::{Doing, Exit, Failure, Outcome};
 use super::process::{abort_on_panic, named_volumes, tell_systemd};
 use super::stop::Stop;
@@ -127,7 +127,7 @@ async fn open(args: &AttachCommand, devices: &Devices, env: &Env) -> Outcome<(Po
         Wish::Recover => {
             let (devices, url, names) = (devices.clone(), store.url().to_owned(), args.volumes.clone());
             blocking("device records", move || {
-                let ours = |s: &super::devices::Seen| s.record.url == url && names.contains(&s.record.volume);
+                let ours = |s: &Seen| s.record.url == url && names.contains(&s.record.volume);
                 Ok(look_at_all(&devices)?.into_iter().filter(|s| ours(s) && !s.owned && s.has_volume()).collect())
             })
             .await?
@@ -141,21 +141,17 @@ async fn open(args: &AttachCommand, devices: &Devices, env: &Env) -> Outcome<(Po
             let volumes = named_volumes(&pool, &args.volumes).await?;
             Ok((pool, volumes))
         };
-        let failure: Failure = match opened.await {
-            Ok(opened) => return Ok(opened),
-            Err(failure) => failure,
-        };
-        if waiting.is_empty() || failure.exit() != Exit::Store {
-            return Err(failure);
+        if waiting.is_empty() {
+            return opened.await;
         }
-        if let Err(mut failure) = outage.wait(failure).await {
-            for seen in waiting {
-                let device = seen.record.path().display().to_string();
-                if let Some(held) = devices.try_hold(seen.record.id).doing(device)? {
-                    failure = resume::give_up(held, seen.record, failure).await;
-                }
-            }
-            return Err(failure);
+        let over = match outage.attempt(&store, env, opened).await {
+            Ok(Ok(opened)) => return Ok(opened),
+            Ok(Err(failure)) if failure.exit() != Exit::Store => return Err(failure),
+            Ok(Err(failure)) => outage.wait(failure).await,
+            Err(over) => Err(over),
+        };
+        if let Err(over) = over {
+            return Err(give_up_all(devices, waiting, over).await);
         }
     }
 }
@@ -164,6 +160,19 @@ async fn open(args: &AttachCommand, devices: &Devices, env: &Env) -> Outcome<(Po
 fn no_ublk(seen: UblkError) -> Failure {
     let why = why_no_ublk().unwrap_or_else(|| seen.to_string());
     Failure::plain("attach", format_args!("{why}. Or say --nbd; `esker doctor` tells more"))
+}
+
+/// Fails devices whose volumes cannot be had in time.
+async fn give_up_all(devices: &Devices, waiting: Vec<Seen>, mut why: Failure) -> Failure {
+    for seen in waiting {
+        match devices.try_hold(seen.record.id) {
+            Ok(Some(held)) => why = resume::give_up(held, seen.record, why).await,
+            // Somebody else has taken it up meanwhile.
+            Ok(None) => {}
+            Err(e) => tracing::error!("{e}"),
+        }
+    }
+    why
 }
 
 /// Prints where the devices are. A daemon whose output nobody reads serves all the same.

@@ -4,13 +4,17 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::cli::failure::{Failure, Outcome};
+use crate::cli::failure::{Exit, Failure, Outcome};
+use crate::env::Env;
+use crate::store::Store;
 use crate::volume::OnOutage;
 
 /// Pause between tries while the store is away.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Pause between tries while the journal is still held by a process that is ending.
 const MOMENT: Duration = Duration::from_millis(10);
+/// How often an attempt under way is looked at.
+const LOOK: Duration = Duration::from_millis(250);
 /// How often it is said that the store is away, and how long a moment may last.
 const SAY: Duration = Duration::from_secs(30);
 
@@ -27,6 +31,34 @@ impl Outage {
         Self { policy, since: Instant::now(), said: None }
     }
 
+    /// Runs one attempt, which may have patience of its own; it is broken off once `store` has not answered for as long as
+    /// the policy allows. An attempt that takes long while the store answers is not.
+    ///
+    /// # Errors
+    /// Where it was broken off.
+    pub async fn attempt<T>(&self, store: &Store, env: &Env, attempt: impl Future<Output = T>) -> Outcome<T> {
+        let OnOutage::FailAfter(limit) = self.policy else { return Ok(attempt.await) };
+        let mut attempt = std::pin::pin!(attempt);
+        loop {
+            tokio::select! {
+                done = &mut attempt => return Ok(done),
+                () = sleep(LOOK) => {}
+            }
+            let health = store.health();
+            let since =
+                health.outage.map(|o| Duration::from_millis(env.clock.wall_ms().saturating_sub(o.since_wall_ms)));
+            if since.is_some_and(|lasted| lasted >= limit) {
+                let last = health.last_error.map_or_else(|| "it does not answer".into(), |e| e.message);
+                return Err(self.over(Failure::new(Exit::Store, store.url(), last), limit));
+            }
+        }
+    }
+
+    fn over(&self, why: Failure, limit: Duration) -> Failure {
+        let policy = format!("{why}; --on-outage says to fail after {}", humantime::format_duration(limit));
+        Failure::new(why.exit(), "recovery", policy)
+    }
+
     /// Waits for the next try after `why`.
     ///
     /// # Errors
@@ -35,8 +67,7 @@ impl Outage {
         if let OnOutage::FailAfter(limit) = self.policy
             && self.since.elapsed() >= limit
         {
-            let policy = format!("{why}; --on-outage says to fail after {}", humantime::format_duration(limit));
-            return Err(Failure::new(why.exit(), "recovery", policy));
+            return Err(self.over(why, limit));
         }
         if self.said.is_none_or(|at| at.elapsed() >= SAY) {
             self.said = Some(Instant::now());

@@ -69,7 +69,8 @@ async fn attach_on(
         let writer = context.env.random16();
         note(held, record, &writer).map_err(Stop::Leave)?;
         let options = context.options_of(writer, Some(record.writer_ids()));
-        let error = match Volume::attach(&context.pool, volume, options, context.env.clone()).await {
+        let attach = Volume::attach(&context.pool, volume, options, context.env.clone());
+        let error = match outage.attempt(context.pool.store(), &context.env, attach).await.map_err(Stop::Fail)? {
             Ok(attached) => return Ok((attached, writer)),
             Err(e) => e,
         };
@@ -80,7 +81,11 @@ async fn attach_on(
             AttachError::Store(_) if error.may_pass() => {
                 outage.wait(Failure::new(error.exit(), &what, &error)).await.map_err(Stop::Fail)?;
                 // Each attach is on record, so none is tried before the store answers.
-                while let Err(e) = context.pool.volumes().await {
+                while let Err(e) = outage
+                    .attempt(context.pool.store(), &context.env, context.pool.volumes())
+                    .await
+                    .map_err(Stop::Fail)?
+                {
                     outage.wait(Failure::new(e.exit(), &what, &e)).await.map_err(Stop::Fail)?;
                 }
             }

@@ -117,6 +117,36 @@ fn bounds_are_checked_and_read_only_is_kept() {
 }
 
 #[test]
+fn data_can_be_filled_in_and_a_source_that_fails_writes_nothing() {
+    let w = World::with_blocks(1 << 20, 512);
+    w.run(async {
+        let v = w.attach().await.unwrap();
+        for (offset, len) in [(0, 8192), (16384, 512)] {
+            let mut fill = |place: &mut [u8]| -> std::io::Result<()> {
+                place.fill(7);
+                Ok(())
+            };
+            // Parts of blocks are in memory: nothing was ever written there.
+            assert_eq!(v.try_write_with(offset, len, &mut fill), Some(Ok(())));
+            assert_eq!(read(&v, offset, len).await.unwrap(), vec![7; len]);
+            let mut fail = |place: &mut [u8]| -> std::io::Result<()> {
+                place.fill(8);
+                Err(std::io::Error::other("gone"))
+            };
+            assert_eq!(v.try_write_with(offset, len, &mut fail), Some(Err(BlockError::Source("gone".into()))));
+            assert_eq!(read(&v, offset, len).await.unwrap(), vec![7; len]);
+            v.flush().await.unwrap();
+        }
+        let mut never = |_: &mut [u8]| -> std::io::Result<()> { panic!("outside the device") };
+        assert!(matches!(v.try_write_with(1 << 20, 4096, &mut never), Some(Err(BlockError::OutOfRange { .. }))));
+        w.crash(v).await;
+        let v = w.attach().await.unwrap();
+        assert_eq!(read(&v, 0, 8192).await.unwrap(), vec![7; 8192]);
+        v.detach().await.unwrap();
+    });
+}
+
+#[test]
 fn more_than_the_journal_holds_goes_through_and_waits_its_turn() {
     let w = World::new(64 << 20);
     w.run(async {

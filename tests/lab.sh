@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Block devices on a kernel that has ublk: the topics in tests/lab, each in a boot of its own of the lab's kernel, or all
+# natively where the running kernel has ublk (see docs/lab.md). Against a real S3 server on the loopback.
+#
+#   tests/lab.sh                      all topics
+#   tests/lab.sh crash stress         these
+#
+# ROUNDS, ROUNDS_2   kills of the daemon in topic crash, with one CPU and with two [50, 20]
+# SEED               where random moments are drawn from; each topic prints its own
+# LAB_FLAGS          more flags for scripts/lab, such as --tcg
+# Environment: see tests/lib.sh.
+# shellcheck source-path=SCRIPTDIR
+. "$(dirname "$0")/lib.sh"
+
+ROUNDS=${ROUNDS:-50} ROUNDS_2=${ROUNDS_2:-20}
+read -ra LAB <<<"$ROOT/scripts/lab ${LAB_FLAGS-}"
+STORE_DIR=$WORK/store
+export ESKER S3D
+TOPICS=(limits filesystems crash handover stress memory zfs postgres nbd)
+
+# boot TOPIC SECONDS FLAG... -- VARIABLE=VALUE...: runs a topic in the lab and counts its cases among ours.
+boot() {
+  local topic=$1 limit=$2 flags=() log=$WORK/$1.log status=0 begin=$SECONDS p f s
+  shift 2
+  while [ "$1" != -- ]; do flags+=("$1"); shift; done
+  shift
+  say "--- $topic ${flags[*]} $*"
+  set +e
+  env "$@" "${LAB[@]}" --timeout "$limit" "${flags[@]}" "$ROOT/tests/lab/$topic.sh" </dev/null 2>&1 | tee "$log"
+  status=${PIPESTATUS[0]}
+  set -e
+  if read -r p f s < <(sed -nE "s/^$topic\.sh: ([0-9]+) passed, ([0-9]+) failed, ([0-9]+) skipped\$/\1 \2 \3/p" "$log" | tail -n 1); then
+    PASSED=$((PASSED + p)) FAILED=$((FAILED + f)) SKIPPED=$((SKIPPED + s))
+    if [ "$status" != 0 ] && [ "$f" = 0 ]; then FAILED=$((FAILED + 1)); say "FAILED  $topic (status $status)"; fi
+  else
+    FAILED=$((FAILED + 1))
+    say "FAILED  $topic: no result (status $status)"
+  fi
+  say "--- $topic took $((SECONDS - begin)) s"
+}
+
+topic() {
+  case $1 in
+    crash)
+      boot crash 900 --cpus 1 -- ROUNDS="$ROUNDS"
+      boot crash 900 --cpus 2 -- ROUNDS="$ROUNDS_2" ONLY=rounds ;;
+    memory)
+      mkdir -p "$STORE_DIR"
+      boot memory 600 --cpus 1 --memory 768M --rw "$STORE_DIR" -- STORE_DIR="$STORE_DIR"
+      rm -rf "$STORE_DIR" ;;
+    zfs)
+      if "${LAB[@]}" --zfs true >"$WORK/zfs.log" 2>&1; then boot zfs 600 --zfs --
+      else skipped "zfs: $(tail -n 1 "$WORK/zfs.log")"
+      fi ;;
+    handover) boot handover 600 --cpus 2 -- ;;
+    *) boot "$1" 600 -- ;;
+  esac
+}
+
+need_esker
+[ $# -gt 0 ] || set -- "${TOPICS[@]}"
+for name in "$@"; do
+  [ -x "$ROOT/tests/lab/$name.sh" ] || { say "no such topic: $name (there are: ${TOPICS[*]})" >&2; exit 2; }
+done
+if ! kernel=$("${LAB[@]}" --kernel 2>"$WORK/kernel.log"); then
+  skipped "everything: no kernel with ublk: $(tail -n 1 "$WORK/kernel.log")"
+  exit 0
+fi
+say "the kernel: $kernel"
+for name in "$@"; do topic "$name"; done
