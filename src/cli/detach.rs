@@ -23,8 +23,8 @@ const KILLED: Duration = Duration::from_secs(30);
 /// Waits until the store has everything, and says how far it is; interrupting it does not stop the process that does the
 /// work. A device that is in use (mounted, swapped to, under another device, open) is refused.
 ///
-/// --force removes the device at once, whoever uses it: their requests fail. What the store does not take within half a
-/// minute stays in the journal, and the next attach sends it. A process that serves the device and does not answer is
+/// --force removes the device whoever uses it: their requests fail. What the store does not take within half a minute
+/// stays in the journal, and the next attach sends it. A process that serves the device and does not answer is
 /// killed; if it serves others, these wait for `esker attach --recover`. A device whose process is dead is removed with
 /// --force only: requests that wait for it get EIO. Nothing that the volume acknowledged is lost by any of this: the
 /// journal has it. What is lost is what the kernel still had in memory for the device.
@@ -59,7 +59,7 @@ pub async fn run(args: DetachArgs) -> Outcome {
         match ask(&seen.record.control, &request, |said| eprintln!("{said}")).await {
             Ok(_) => return output::line(format_args!("detached {name}")),
             Err(ControlError::Refused(r)) => {
-                return Err(Failure::new(Exit::of_code(r.exit), name, hint(&r.why, &args)));
+                return Err(Failure::new(Exit::of_code(r.exit), name, r.why));
             }
             Err(e) if !args.force => {
                 let why = format!("its process {} does not answer: {e}; --force kills it", seen.record.pid);
@@ -79,14 +79,6 @@ pub async fn run(args: DetachArgs) -> Outcome {
     }
     blocking("removing a device", move || remove(&devices, &seen.record)).await?;
     output::line(format_args!("removed {name}; what the store lacks is in the journal, and the next attach sends it"))
-}
-
-fn hint(why: &str, args: &DetachArgs) -> String {
-    if args.force || why.contains("--force") {
-        why.to_owned()
-    } else {
-        format!("{why}; --force removes it all the same")
-    }
 }
 
 /// What both ways out mean for a device whose process is dead.

@@ -176,7 +176,7 @@ both_are_ready() { [ "$(wc -l <"$WORK/both.out")" = 2 ]; }
 
 from_nobody() {
   mine disk
-  expect_exit 5 "$ESKER" attach "$URL" disk --handover "${DATA[@]}" "${FLAGS[@]}"
+  expect_exit 6 "$ESKER" attach "$URL" disk --handover "${DATA[@]}" "${FLAGS[@]}"
 }
 
 open_lab

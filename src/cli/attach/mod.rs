@@ -12,9 +12,11 @@ mod nbd;
 mod patience;
 mod plan;
 mod policy;
+mod removal;
 mod resume;
 mod served;
 mod start;
+mod users;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -155,12 +157,6 @@ async fn open(args: &AttachCommand, devices: &Devices, env: &Env) -> Outcome<(Po
     }
 }
 
-/// Says what is missing, how to get it, and the other way.
-fn no_ublk(seen: UblkError) -> Failure {
-    let why = why_no_ublk().unwrap_or_else(|| seen.to_string());
-    Failure::plain("attach", format_args!("{why}. Or say --nbd; `esker doctor` tells more"))
-}
-
 /// Fails devices whose volumes cannot be had in time.
 async fn give_up_all(devices: &Devices, waiting: Vec<Seen>, mut why: Failure) -> Failure {
     for seen in waiting {
@@ -172,6 +168,12 @@ async fn give_up_all(devices: &Devices, waiting: Vec<Seen>, mut why: Failure) ->
         }
     }
     why
+}
+
+/// Says what is missing, how to get it, and the other way.
+fn no_ublk(seen: UblkError) -> Failure {
+    let why = why_no_ublk().unwrap_or_else(|| seen.to_string());
+    Failure::plain("attach", format_args!("{why}. Or say --nbd; `esker doctor` tells more"))
 }
 
 /// Prints where the devices are. A daemon whose output nobody reads serves all the same.

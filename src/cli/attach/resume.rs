@@ -81,10 +81,8 @@ async fn attach_on(
             AttachError::Store(_) if error.may_pass() => {
                 outage.wait(Failure::new(error.exit(), &what, &error)).await.map_err(Stop::Fail)?;
                 // Each attach is on record, so none is tried before the store answers.
-                while let Err(e) = outage
-                    .attempt(context.pool.store(), &context.env, context.pool.volumes())
-                    .await
-                    .map_err(Stop::Fail)?
+                while let Err(e) =
+                    outage.attempt(context.pool.store(), context.pool.volumes()).await.map_err(Stop::Fail)?
                 {
                     outage.wait(Failure::new(e.exit(), &what, &e)).await.map_err(Stop::Fail)?;
                 }

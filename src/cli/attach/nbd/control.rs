@@ -10,7 +10,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
 use super::client::NbdDevice;
-use crate::cli::attach::served::look_for_users;
+use crate::cli::attach::users::lasting_users;
 use crate::cli::failure::{Exit, Failure, Outcome};
 use crate::cli::serve::{Offered, ServerStatus};
 use crate::host::{Done, Refusal, Say, StatusSource, describe_users};
@@ -86,7 +86,7 @@ impl NbdDaemon {
             return Err(Failure::new(Exit::NotFound, volume, "this process has no device of it"));
         };
         if device.is_connected() {
-            let users = if force { Vec::new() } else { look_for_users(device.name().to_owned()).await };
+            let users = if force { Vec::new() } else { lasting_users(device.name()).await };
             if !users.is_empty() {
                 let why = format!("it is {}", describe_users(&users));
                 return Err(Failure::new(Exit::InUse, device.path().display(), why));

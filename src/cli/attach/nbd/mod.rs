@@ -16,7 +16,7 @@ use tokio::time::sleep;
 
 use super::args::AttachCommand;
 use super::background::Report;
-use super::served::look_for_users;
+use super::users::look_for_users;
 use crate::cli::failure::{Doing, Failure, Outcome};
 use crate::cli::output;
 use crate::cli::process::tell_systemd;
