@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
+use super::detach_nbd::detach_nbd;
 use super::devices::{Kernel, Seen, blocking, devices_below, kernel_instance, look, look_at_all, remove_dead};
 use super::failure::{Doing, Exit, Failure, Outcome};
 use super::output;
@@ -33,7 +34,7 @@ const KILLED: Duration = Duration::from_secs(30);
     esker detach /dev/ublkb0\n  \
     esker detach bucket-pool/data --force")]
 pub struct DetachArgs {
-    /// The volume's name (or POOL/VOLUME, as in /dev/esker), or its device: /dev/ublkbN, ublkbN, N, or a link to it
+    /// The volume's name (or POOL/VOLUME, as in /dev/esker), or its device: /dev/ublkbN, ublkbN, N, a link to it, /dev/nbdN
     #[arg(value_name = "VOLUME|DEVICE")]
     target: String,
     /// Remove it although it is in use, or its process is dead or does not answer
@@ -42,9 +43,16 @@ pub struct DetachArgs {
 }
 
 pub async fn run(args: DetachArgs) -> Outcome {
-    let devices = devices_below(&Dirs::of_this_user().runtime)?;
+    let runtime = Dirs::of_this_user().runtime;
+    let devices = devices_below(&runtime)?;
     let (all, target) = (devices.clone(), args.target.clone());
-    let mut seen = blocking("device records", move || find(&all, &target)).await?;
+    let mut seen = match blocking("device records", move || find(&all, &target)).await {
+        Ok(seen) => seen,
+        Err(unknown) => match detach_nbd(&runtime, &args.target, args.force).await {
+            Some(outcome) => return outcome,
+            None => return Err(unknown),
+        },
+    };
     let name = format!("{} (volume {})", seen.record.path().display(), seen.record.volume);
     if seen.owned {
         let request = json!({ "op": "detach", "device": seen.record.id, "force": args.force });

@@ -9,7 +9,6 @@ mod daemon;
 mod handover;
 mod links;
 mod nbd;
-mod nbd_client;
 mod patience;
 mod plan;
 mod policy;
@@ -136,7 +135,7 @@ async fn open(args: &AttachCommand, devices: &Devices, env: &Env) -> Outcome<(Po
         }
         Wish::Attach | Wish::Handover => Vec::new(),
     };
-    let mut outage = Outage::new(args.engine.on_outage);
+    let mut outage = Outage::new(args.engine.on_outage, env);
     loop {
         let opened = async {
             let pool = Pool::open(store.clone(), &password, env).await.doing(&args.pool.url)?;
@@ -146,7 +145,7 @@ async fn open(args: &AttachCommand, devices: &Devices, env: &Env) -> Outcome<(Po
         if waiting.is_empty() {
             return opened.await;
         }
-        let over = match outage.attempt(&store, env, opened).await {
+        let over = match outage.attempt(&store, opened).await {
             Ok(Ok(opened)) => return Ok(opened),
             Ok(Err(failure)) if failure.exit() != Exit::Store => return Err(failure),
             Ok(Err(failure)) => outage.wait(failure).await,

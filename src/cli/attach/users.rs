@@ -17,16 +17,21 @@ impl Served {
     /// Who uses the device. A look that hangs counts as a use: something waits there.
     pub async fn users(&self) -> Vec<DeviceUser> {
         let name = self.record.lock().name();
-        let until = Instant::now() + PASSING;
-        loop {
-            let users = look_for_users(name.clone()).await;
-            // udev and the like open every device for a moment.
-            let passing = users.iter().all(|u| matches!(u, DeviceUser::Process { .. }));
-            if users.is_empty() || !passing || Instant::now() >= until {
-                return users;
-            }
-            sleep(Duration::from_millis(200)).await;
+        lasting_users(&name).await
+    }
+}
+
+/// Who uses the block device `name` for longer than a passing look takes.
+pub async fn lasting_users(name: &str) -> Vec<DeviceUser> {
+    let until = Instant::now() + PASSING;
+    loop {
+        let users = look_for_users(name.to_owned()).await;
+        // udev and the like open every device for a moment.
+        let passing = users.iter().all(|u| matches!(u, DeviceUser::Process { .. }));
+        if users.is_empty() || !passing || Instant::now() >= until {
+            return users;
         }
+        sleep(Duration::from_millis(200)).await;
     }
 }
 
