@@ -3,6 +3,7 @@
 #
 # ESKER, S3D   the binaries; default: those in target/debug
 # NO_SKIP=1    a case that cannot run here is a failure
+# CASES        a regular expression: only cases whose names it matches
 # KEEP=1       leaves the work directory, with all logs, in place
 
 set -euo pipefail
@@ -63,6 +64,7 @@ stop_pid() {
 run_case() {
   local name=$1 log=$WORK/case.log status=0 begin=$SECONDS
   shift
+  [[ $name =~ ${CASES-} ]] || return 0
   # Not in a condition: there, bash would ignore `set -e` within the case.
   set +e
   (set -e; trap - EXIT; "$@") >"$log" 2>&1

@@ -52,10 +52,12 @@ mine() {
   trap clean_up EXIT
 }
 MINE=()
+AT_END=:  # what else a case has to take down, before its devices
 
 clean_up() {
   local status=$? v
   set +e
+  eval "$AT_END"
   no_faults 2>/dev/null
   store_is_away && start_store
   mountpoint -q "$MNT" && { timeout 30 umount "$MNT" || umount -l "$MNT"; }
@@ -96,7 +98,19 @@ recover() { attach "$1" --recover "${@:2}"; }
 
 kill_daemon() {
   kill -s KILL "$PID" 2>/dev/null || true
+  wait_for 30 "the end of process $PID, which was killed" is_gone "$PID" || { show_stuck; exit 1; }
   wait "$PID" 2>/dev/null || true
+}
+
+# Who waits in the kernel, and where.
+show_stuck() {
+  local task
+  for task in /proc/[0-9]*/task/[0-9]*; do
+    case $(awk '{ sub(/.*\) /, ""); print $1 }' "$task/stat" 2>/dev/null) in
+      D | Z) printf '%s %s %s: %s\n' "$task" "$(awk '/^State/ { print $2 }' "$task/status")" "$(cat "$task/comm")" \
+        "$(cut -c 5- "$task/stack" 2>/dev/null | head -n 12 | xargs)" ;;
+    esac
+  done
 }
 
 # ended PID LIMIT: waits for a daemon of ours, LIMIT seconds at most; sets CODE, its exit code.
@@ -149,6 +163,7 @@ nobody_hangs() {
     [ -n "$stuck" ] || return 0
     sleep 0.25
   done
+  show_stuck
   fail "in the kernel for 5 s: $stuck"
 }
 

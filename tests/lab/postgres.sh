@@ -61,7 +61,7 @@ under_kills() {
   id postgres >/dev/null 2>&1 || skip "no user postgres here"
   mine disk
   attach disk
-  trap 'as_postgres "$BIN/pg_ctl" -D "$MNT/db" -m immediate stop >/dev/null 2>&1; clean_up' EXIT
+  AT_END='as_postgres "$BIN/pg_ctl" -D "$MNT/db" -m immediate stop >/dev/null 2>&1'
   make_fs ext4 "$DEV"
   mount_fs "$DEV"
   new_database

@@ -14,7 +14,7 @@ no_errors() {
 journey() {
   mine disk
   attach disk
-  trap 'zpool destroy -f tank 2>/dev/null; clean_up' EXIT
+  AT_END='zpool destroy -f tank 2>/dev/null'
   local i copy
   zpool create -O mountpoint="$MNT" -O compression=lz4 -o ashift=12 -o autotrim=on tank "$DEV"
   cp -a "$WORK/tree" "$MNT/first"
