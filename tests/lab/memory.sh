@@ -40,7 +40,13 @@ dirty_pages() {
   (stream >"$MNT/large" && sync -f "$MNT") &
   wrote=$!
   until is_gone $wrote; do
-    [ $SECONDS -lt $until ] || { free -m; ps -eo stat,pid,wchan:30,comm | grep ^D; fail "not done after 240 s"; exit 1; }
+    if [ $SECONDS -ge $until ]; then
+      free -m
+      df "$MNT"
+      show_stuck
+      fail "not done after 240 s"
+      exit 1
+    fi
     sleep 1
   done
   wait $wrote || fail "the writer met an error"
