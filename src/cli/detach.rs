@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
+use super::detach_nbd::detach_nbd;
 use super::devices::{Kernel, Seen, blocking, devices_below, kernel_instance, look, look_at_all, remove_dead};
 use super::failure::{Doing, Exit, Failure, Outcome};
 use super::output;
@@ -22,8 +23,8 @@ const KILLED: Duration = Duration::from_secs(30);
 /// Waits until the store has everything, and says how far it is; interrupting it does not stop the process that does the
 /// work. A device that is in use (mounted, swapped to, under another device, open) is refused.
 ///
-/// --force removes the device at once, whoever uses it: their requests fail. What the store does not take within half a
-/// minute stays in the journal, and the next attach sends it. A process that serves the device and does not answer is
+/// --force removes the device whoever uses it: their requests fail. What the store does not take within half a minute
+/// stays in the journal, and the next attach sends it. A process that serves the device and does not answer is
 /// killed; if it serves others, these wait for `esker attach --recover`. A device whose process is dead is removed with
 /// --force only: requests that wait for it get EIO. Nothing that the volume acknowledged is lost by any of this: the
 /// journal has it. What is lost is what the kernel still had in memory for the device.
@@ -33,7 +34,7 @@ const KILLED: Duration = Duration::from_secs(30);
     esker detach /dev/ublkb0\n  \
     esker detach bucket-pool/data --force")]
 pub struct DetachArgs {
-    /// The volume's name (or POOL/VOLUME, as in /dev/esker), or its device: /dev/ublkbN, ublkbN, N, or a link to it
+    /// The volume's name (or POOL/VOLUME, as in /dev/esker), or its device: /dev/ublkbN, ublkbN, N, a link to it, /dev/nbdN
     #[arg(value_name = "VOLUME|DEVICE")]
     target: String,
     /// Remove it although it is in use, or its process is dead or does not answer
@@ -42,16 +43,23 @@ pub struct DetachArgs {
 }
 
 pub async fn run(args: DetachArgs) -> Outcome {
-    let devices = devices_below(&Dirs::of_this_user().runtime)?;
+    let runtime = Dirs::of_this_user().runtime;
+    let devices = devices_below(&runtime)?;
     let (all, target) = (devices.clone(), args.target.clone());
-    let mut seen = blocking("device records", move || find(&all, &target)).await?;
+    let mut seen = match blocking("device records", move || find(&all, &target)).await {
+        Ok(seen) => seen,
+        Err(unknown) => match detach_nbd(&runtime, &args.target, args.force).await {
+            Some(outcome) => return outcome,
+            None => return Err(unknown),
+        },
+    };
     let name = format!("{} (volume {})", seen.record.path().display(), seen.record.volume);
     if seen.owned {
         let request = json!({ "op": "detach", "device": seen.record.id, "force": args.force });
         match ask(&seen.record.control, &request, |said| eprintln!("{said}")).await {
             Ok(_) => return output::line(format_args!("detached {name}")),
             Err(ControlError::Refused(r)) => {
-                return Err(Failure::new(Exit::of_code(r.exit), name, hint(&r.why, &args)));
+                return Err(Failure::new(Exit::of_code(r.exit), name, r.why));
             }
             Err(e) if !args.force => {
                 let why = format!("its process {} does not answer: {e}; --force kills it", seen.record.pid);
@@ -71,14 +79,6 @@ pub async fn run(args: DetachArgs) -> Outcome {
     }
     blocking("removing a device", move || remove(&devices, &seen.record)).await?;
     output::line(format_args!("removed {name}; what the store lacks is in the journal, and the next attach sends it"))
-}
-
-fn hint(why: &str, args: &DetachArgs) -> String {
-    if args.force || why.contains("--force") {
-        why.to_owned()
-    } else {
-        format!("{why}; --force removes it all the same")
-    }
 }
 
 /// What both ways out mean for a device whose process is dead.

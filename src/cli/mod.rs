@@ -6,6 +6,7 @@ mod check;
 mod completions;
 mod daemon_status;
 mod detach;
+mod detach_nbd;
 mod devices;
 mod doctor;
 mod engine;

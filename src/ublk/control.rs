@@ -21,6 +21,11 @@ use super::uapi::{self, CtrlCmd, DevInfo, Params};
 pub const CONTROL_PATH: &str = "/dev/ublk-control";
 /// How long a command may take.
 const LIMIT: Duration = Duration::from_secs(30);
+/// How long a removed device's number may take to become free.
+const FREED: Duration = Duration::from_secs(1);
+const TICK: Duration = Duration::from_millis(2);
+/// `ENOTSUPP` of `include/linux/errno.h`: what old kernels answer to commands they do not know.
+const ENOTSUPP: i32 = 524;
 /// A command that is about no queue.
 const NO_QUEUE: u16 = u16::MAX;
 /// Bytes of a CPU mask: room for 1,024 CPUs.
@@ -144,12 +149,26 @@ impl Control {
         self.run(&format!("stopping /dev/ublkb{id}"), uapi::STOP_DEV, id, Extra::<u64>::default()).map(drop)
     }
 
-    /// Frees the number. Stops the device first if that was not done.
+    /// Takes the device out of the kernel; stops it first if that was not done. Its number is free once the last who has
+    /// it open lets go, a mounted filesystem for one: that is waited for a moment only.
     ///
     /// # Errors
-    /// [`UblkError::NoDevice`], or [`UblkError::TimedOut`] while somebody has it open.
+    /// [`UblkError::NoDevice`]; before Linux 6.9 [`UblkError::TimedOut`] while somebody has it open.
     pub fn delete(&self, id: u32) -> Result<(), UblkError> {
-        self.run(&format!("removing /dev/ublkb{id}"), uapi::DEL_DEV, id, Extra::<u64>::default()).map(drop)
+        let what = format!("removing /dev/ublkb{id}");
+        match self.run(&what, uapi::DEL_DEV_ASYNC, id, Extra::<u64>::default()) {
+            Err(UblkError::Command { source, .. }) if is_unsupported(&source) => {
+                self.run(&what, uapi::DEL_DEV, id, Extra::<u64>::default()).map(drop)
+            }
+            Err(e) => Err(e),
+            Ok(_) => {
+                let until = Instant::now() + FREED;
+                while self.info(id)?.is_some() && Instant::now() < until {
+                    std::thread::sleep(TICK);
+                }
+                Ok(())
+            }
+        }
     }
 
     /// Lets requests wait, and gives the daemon `limit` to answer those that it has; its threads end then.
@@ -241,6 +260,10 @@ impl Control {
             e => Err(failed(io::Error::from_raw_os_error(-e))),
         }
     }
+}
+
+fn is_unsupported(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | ENOTSUPP))
 }
 
 /// The error for a device file that cannot be opened.

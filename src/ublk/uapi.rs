@@ -25,6 +25,8 @@ pub(super) const SET_PARAMS: u32 = control(IOC_READ_WRITE, 0x08);
 pub(super) const START_USER_RECOVERY: u32 = control(IOC_READ_WRITE, 0x10);
 pub(super) const END_USER_RECOVERY: u32 = control(IOC_READ_WRITE, 0x11);
 pub(super) const GET_FEATURES: u32 = control(IOC_READ, 0x13);
+/// As DEL_DEV, without waiting for those who have the device open; Linux 6.9.
+pub(super) const DEL_DEV_ASYNC: u32 = control(IOC_READ, 0x14);
 pub(super) const QUIESCE_DEV: u32 = control(IOC_READ_WRITE, 0x16);
 
 pub(super) const IO_FETCH: u32 = command(IOC_READ_WRITE, 0x20, size_of::<IoCmd>());

@@ -9,13 +9,14 @@ mod daemon;
 mod handover;
 mod links;
 mod nbd;
-mod nbd_client;
 mod patience;
 mod plan;
 mod policy;
+mod removal;
 mod resume;
 mod served;
 mod start;
+mod users;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -134,7 +135,7 @@ async fn open(args: &AttachCommand, devices: &Devices, env: &Env) -> Outcome<(Po
         }
         Wish::Attach | Wish::Handover => Vec::new(),
     };
-    let mut outage = Outage::new(args.engine.on_outage);
+    let mut outage = Outage::new(args.engine.on_outage, env);
     loop {
         let opened = async {
             let pool = Pool::open(store.clone(), &password, env).await.doing(&args.pool.url)?;
@@ -144,7 +145,7 @@ async fn open(args: &AttachCommand, devices: &Devices, env: &Env) -> Outcome<(Po
         if waiting.is_empty() {
             return opened.await;
         }
-        let over = match outage.attempt(&store, env, opened).await {
+        let over = match outage.attempt(&store, opened).await {
             Ok(Ok(opened)) => return Ok(opened),
             Ok(Err(failure)) if failure.exit() != Exit::Store => return Err(failure),
             Ok(Err(failure)) => outage.wait(failure).await,

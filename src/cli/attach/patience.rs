@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
-
 use crate::cli::failure::{Exit, Failure, Outcome};
 use crate::env::Env;
 use crate::store::Store;
@@ -21,14 +19,20 @@ const SAY: Duration = Duration::from_secs(30);
 /// Patience while a device waits for its volume, as `--on-outage` says.
 pub struct Outage {
     policy: OnOutage,
-    since: Instant,
-    said: Option<Instant>,
+    env: Env,
+    /// On the clock of `env`, as `said` is.
+    since: Duration,
+    said: Option<Duration>,
 }
 
 impl Outage {
     /// From now on.
-    pub fn new(policy: OnOutage) -> Self {
-        Self { policy, since: Instant::now(), said: None }
+    pub fn new(policy: OnOutage, env: &Env) -> Self {
+        Self { policy, env: env.clone(), since: env.clock.now(), said: None }
+    }
+
+    fn elapsed_since(&self, then: Duration) -> Duration {
+        self.env.clock.now().saturating_sub(then)
     }
 
     /// Runs one attempt, which may have patience of its own; it is broken off once `store` has not answered for as long as
@@ -36,17 +40,17 @@ impl Outage {
     ///
     /// # Errors
     /// Where it was broken off.
-    pub async fn attempt<T>(&self, store: &Store, env: &Env, attempt: impl Future<Output = T>) -> Outcome<T> {
+    pub async fn attempt<T>(&self, store: &Store, attempt: impl Future<Output = T>) -> Outcome<T> {
         let OnOutage::FailAfter(limit) = self.policy else { return Ok(attempt.await) };
         let mut attempt = std::pin::pin!(attempt);
         loop {
             tokio::select! {
                 done = &mut attempt => return Ok(done),
-                () = sleep(LOOK) => {}
+                () = self.env.clock.sleep(LOOK) => {}
             }
             let health = store.health();
             let since =
-                health.outage.map(|o| Duration::from_millis(env.clock.wall_ms().saturating_sub(o.since_wall_ms)));
+                health.outage.map(|o| Duration::from_millis(self.env.clock.wall_ms().saturating_sub(o.since_wall_ms)));
             if since.is_some_and(|lasted| lasted >= limit) {
                 let last = health.last_error.map_or_else(|| "it does not answer".into(), |e| e.message);
                 return Err(self.over(Failure::new(Exit::Store, store.url(), last), limit));
@@ -65,15 +69,15 @@ impl Outage {
     /// Where the policy says that requests fail now.
     pub async fn wait(&mut self, why: Failure) -> Outcome {
         if let OnOutage::FailAfter(limit) = self.policy
-            && self.since.elapsed() >= limit
+            && self.elapsed_since(self.since) >= limit
         {
             return Err(self.over(why, limit));
         }
-        if self.said.is_none_or(|at| at.elapsed() >= SAY) {
-            self.said = Some(Instant::now());
+        if self.said.is_none_or(|at| self.elapsed_since(at) >= SAY) {
+            self.said = Some(self.env.clock.now());
             tracing::warn!("{why}; the device waits until the store answers");
         }
-        sleep(PAUSE).await;
+        self.env.clock.sleep(PAUSE).await;
         Ok(())
     }
 
@@ -82,10 +86,10 @@ impl Outage {
     /// # Errors
     /// `why`, after half a minute.
     pub async fn moment(&mut self, why: Failure) -> Outcome {
-        if self.since.elapsed() >= SAY {
+        if self.elapsed_since(self.since) >= SAY {
             return Err(why);
         }
-        sleep(MOMENT).await;
+        self.env.clock.sleep(MOMENT).await;
         Ok(())
     }
 }
@@ -94,28 +98,32 @@ impl Outage {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::cli::failure::Exit;
+    use crate::store::timeline::Timeline;
 
-    #[tokio::test(start_paused = true)]
-    async fn patience_is_as_long_as_the_policy() {
+    #[test]
+    fn patience_is_as_long_as_the_policy() {
+        let time = Timeline::default();
+        let env = time.env();
         let why = || Failure::new(Exit::Store, "volume v", "no answer");
-        let mut forever = Outage::new(OnOutage::Wait);
-        for _ in 0..1000 {
-            forever.wait(why()).await.unwrap();
-        }
-        let mut short = Outage::new(OnOutage::FailAfter(Duration::from_secs(5)));
-        let mut tries = 0;
-        let failure = loop {
-            match short.wait(why()).await {
-                Ok(()) => tries += 1,
-                Err(failure) => break failure,
+        time.run(async {
+            let mut forever = Outage::new(OnOutage::Wait, &env);
+            for _ in 0..1000 {
+                forever.wait(why()).await.unwrap();
             }
-        };
-        assert_eq!((tries, failure.exit()), (5, Exit::Store));
-        assert!(failure.to_string().contains("fail after 5s"), "{failure}");
-        let mut moment = Outage::new(OnOutage::Wait);
-        let started = Instant::now();
-        while moment.moment(why()).await.is_ok() {}
-        assert_eq!(started.elapsed().as_secs(), 30);
+            let mut short = Outage::new(OnOutage::FailAfter(Duration::from_secs(5)), &env);
+            let mut tries = 0;
+            let failure = loop {
+                match short.wait(why()).await {
+                    Ok(()) => tries += 1,
+                    Err(failure) => break failure,
+                }
+            };
+            assert_eq!((tries, failure.exit()), (5, Exit::Store));
+            assert!(failure.to_string().contains("fail after 5s"), "{failure}");
+            let mut moment = Outage::new(OnOutage::Wait, &env);
+            let started = env.clock.now();
+            while moment.moment(why()).await.is_ok() {}
+            assert_eq!((env.clock.now() - started).as_secs(), 30);
+        });
     }
 }

@@ -64,13 +64,13 @@ async fn attach_on(
     record: &mut DeviceRecord,
 ) -> Result<(Volume, [u8; 16]), Stop> {
     let what = format!("volume {}", volume.name);
-    let mut outage = Outage::new(context.options.on_outage);
+    let mut outage = Outage::new(context.options.on_outage, &context.env);
     loop {
         let writer = context.env.random16();
         note(held, record, &writer).map_err(Stop::Leave)?;
         let options = context.options_of(writer, Some(record.writer_ids()));
         let attach = Volume::attach(&context.pool, volume, options, context.env.clone());
-        let error = match outage.attempt(context.pool.store(), &context.env, attach).await.map_err(Stop::Fail)? {
+        let error = match outage.attempt(context.pool.store(), attach).await.map_err(Stop::Fail)? {
             Ok(attached) => return Ok((attached, writer)),
             Err(e) => e,
         };
@@ -81,10 +81,8 @@ async fn attach_on(
             AttachError::Store(_) if error.may_pass() => {
                 outage.wait(Failure::new(error.exit(), &what, &error)).await.map_err(Stop::Fail)?;
                 // Each attach is on record, so none is tried before the store answers.
-                while let Err(e) = outage
-                    .attempt(context.pool.store(), &context.env, context.pool.volumes())
-                    .await
-                    .map_err(Stop::Fail)?
+                while let Err(e) =
+                    outage.attempt(context.pool.store(), context.pool.volumes()).await.map_err(Stop::Fail)?
                 {
                     outage.wait(Failure::new(e.exit(), &what, &e)).await.map_err(Stop::Fail)?;
                 }

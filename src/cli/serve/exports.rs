@@ -128,17 +128,30 @@ impl Offered {
     pub async fn detach_all(&self) -> Outcome {
         self.closing.store(true, Ordering::SeqCst);
         let offers: Vec<_> = self.volumes.lock().values().cloned().collect();
-        let detaching = offers.into_iter().map(async |offer| {
-            // It stays in its slot meanwhile: a detach that waits for the store is when people ask for the status.
-            let Some(attached) = offer.slot.lock().await.clone() else { return Ok(()) };
-            let outcome = attached.detach().await;
-            *offer.slot.lock().await = None;
-            if let Err(failure) = &outcome {
-                tracing::error!("{failure}");
-            }
-            outcome
-        });
+        let detaching = offers.into_iter().map(Self::detach_offer);
         futures::future::join_all(detaching).await.into_iter().find(Result::is_err).unwrap_or(Ok(()))
+    }
+
+    /// Detaches the volume called `name`, if it is attached, and offers it no more.
+    pub async fn detach_one(&self, name: &str) -> Outcome {
+        let offer = self.volumes.lock().get(name).cloned();
+        let outcome = match offer {
+            Some(offer) => Self::detach_offer(offer).await,
+            None => Ok(()),
+        };
+        self.volumes.lock().remove(name);
+        outcome
+    }
+
+    async fn detach_offer(offer: Offer) -> Outcome {
+        // It stays in its slot meanwhile: a detach that waits for the store is when people ask for the status.
+        let Some(attached) = offer.slot.lock().await.clone() else { return Ok(()) };
+        let outcome = attached.detach().await;
+        *offer.slot.lock().await = None;
+        if let Err(failure) = &outcome {
+            tracing::error!("{failure}");
+        }
+        outcome
     }
 
     /// Each volume's state, for `esker status`. One that is being attached is shown as not attached.

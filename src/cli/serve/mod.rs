@@ -18,13 +18,14 @@ use super::failure::{Doing, Exit, Failure, Outcome};
 use super::process::{abort_on_panic, named_volumes, tell_systemd};
 use super::stop::Stop;
 use crate::env::Env;
-use crate::host::{ControlServer, Dirs, ReclaimReport, make_private_dir, prepare_process};
+use crate::host::{ControlServer, Dirs, ReclaimReport, StatusSource, make_private_dir, prepare_process};
 use crate::pool::{Pool, VolumeRecord};
 pub use args::ServeArgs;
 use args::TlsArg;
-use exports::{Offered, OfferedExports, Scope};
+pub use exports::Offered;
+use exports::{OfferedExports, Scope};
 use listen::Listeners;
-use status::ServerStatus;
+pub use status::ServerStatus;
 
 /// Hex digits of the pool's id in the names of sockets.
 const SHORT_ID: usize = 16;
@@ -45,7 +46,8 @@ async fn serve(args: ServeArgs, reclaim: ReclaimReport, env: Env) -> Outcome {
     }?;
     announce(&serving.uris);
     tell_systemd(&[NotifyState::Ready, NotifyState::Status("serving")]);
-    serving.run(&stop).await
+    let status = serving.status();
+    serving.run(&stop, status).await
 }
 
 /// Everything up to the first client: the pool is open, sockets are bound, named volumes attached.
@@ -107,11 +109,21 @@ impl Serving {
         self.offered.block_size(volume)
     }
 
-    /// Serves until told to stop, then writes back and detaches.
+    /// What it tells of itself.
+    pub fn status(&self) -> Arc<ServerStatus> {
+        self.status.clone()
+    }
+
+    /// Its volumes.
+    pub fn offered(&self) -> Arc<Offered> {
+        self.offered.clone()
+    }
+
+    /// Serves until told to stop, then writes back and detaches. `controlled` answers the control socket.
     ///
     /// # Errors
     /// What writing back said.
-    pub async fn run(self, stop: &Stop) -> Outcome {
+    pub async fn run(self, stop: &Stop, controlled: Arc<dyn StatusSource>) -> Outcome {
         let work = async {
             self.listeners.serve(&self.server, stop).await;
             tell_systemd(&[NotifyState::Stopping, NotifyState::Status("writing back")]);
@@ -120,7 +132,7 @@ impl Serving {
         // Status is answered to the last: a detach can wait for the store.
         tokio::select! {
             outcome = work => outcome,
-            () = self.control.run(self.status.clone()) => Ok(()),
+            () = self.control.run(controlled) => Ok(()),
         }
     }
 }

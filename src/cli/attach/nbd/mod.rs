@@ -4,7 +4,11 @@
 //! Such a device ends with this process, with EIO for whoever uses it: nothing tells a server that comes back whether the
 //! device may go on over what the volume holds by then.
 
+mod client;
+mod control;
+
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -12,8 +16,7 @@ use tokio::time::sleep;
 
 use super::args::AttachCommand;
 use super::background::Report;
-use super::nbd_client::NbdDevice;
-use super::served::look_for_users;
+use super::users::look_for_users;
 use crate::cli::failure::{Doing, Failure, Outcome};
 use crate::cli::output;
 use crate::cli::process::tell_systemd;
@@ -21,6 +24,8 @@ use crate::cli::serve::ServeArgs;
 use crate::cli::stop::Stop;
 use crate::env::Env;
 use crate::host::{NbdFacts, ReclaimReport, describe_users, make_private_dir};
+use client::NbdDevice;
+use control::{Controlled, NbdDaemon};
 
 /// How often the kernel's side is looked at.
 const LOOK: Duration = Duration::from_secs(2);
@@ -47,10 +52,11 @@ pub async fn attach_over_nbd(args: AttachCommand, report: Option<Report>, reclai
     let blocks: Vec<_> = names.into_iter().map(|name| (serving.block_size(&name), name)).collect();
     let (tell, told) = Stop::by_hand();
     let uris = serving.uris().to_vec();
+    let daemon = NbdDaemon::new(serving.status(), serving.offered());
     let devices = async {
         let outcome = async {
-            let devices = connect(&socket, &blocks).await?;
-            let ready = announce(&devices, &uris, &socket, &blocks).and_then(|()| {
+            daemon.connected(connect(&socket, &blocks).await?);
+            let ready = announce(daemon.devices(), &uris, &socket, &blocks).and_then(|()| {
                 report.map_or(Ok(()), |r| r.ready(&dirs.runtime.join(format!("{first}.log"))).doing("log"))
             });
             if ready.is_ok() {
@@ -59,9 +65,9 @@ pub async fn attach_over_nbd(args: AttachCommand, report: Option<Report>, reclai
                     NotifyState::MainPid(std::process::id()),
                     NotifyState::Status("serving"),
                 ]);
-                until_over(&devices, &stop).await;
+                until_over(&daemon, &stop).await;
             }
-            let ends = devices.iter().map(let_go);
+            let ends = daemon.devices().iter().map(let_go);
             let outcomes = futures::future::join_all(ends).await;
             outcomes.into_iter().fold(ready, Result::and)
         };
@@ -70,7 +76,8 @@ pub async fn attach_over_nbd(args: AttachCommand, report: Option<Report>, reclai
         tell.send_replace(true);
         outcome
     };
-    let (served, outcome) = tokio::join!(serving.run(&told), devices);
+    let controlled = Arc::new(Controlled(daemon.clone()));
+    let (served, outcome) = tokio::join!(serving.run(&told, controlled), devices);
     outcome.and(served)
 }
 
@@ -112,19 +119,17 @@ fn announce(devices: &[NbdDevice], uris: &[String], socket: &Path, volumes: &[(u
     uris.iter().try_for_each(output::line)
 }
 
-/// Until told to stop, or until somebody else has disconnected all devices.
-async fn until_over(devices: &[NbdDevice], stop: &Stop) {
-    loop {
+/// Until told to stop, or until all devices are gone: detached, or disconnected by somebody else.
+async fn until_over(daemon: &NbdDaemon, stop: &Stop) {
+    while !daemon.is_over() {
         tokio::select! {
             biased;
             () = stop.requested() => return,
+            () = daemon.changed() => {}
             () = sleep(LOOK) => {}
         }
-        if !devices.is_empty() && devices.iter().all(|d| !d.is_connected()) {
-            tracing::info!("the devices were disconnected: writing back");
-            return;
-        }
     }
+    tracing::info!("the devices are disconnected: writing back");
 }
 
 /// Disconnects a device once nobody uses it: before that its users would get EIO.

@@ -23,6 +23,7 @@ const TRIES: usize = 16;
 pub struct NbdDevice {
     client: PathBuf,
     name: String,
+    volume: String,
 }
 
 impl NbdDevice {
@@ -33,7 +34,7 @@ impl NbdDevice {
     pub async fn connect(client: &Path, socket: &Path, volume: &str, block: u32) -> Outcome<Self> {
         let mut refused = None;
         for name in free(Path::new("/sys/block")).into_iter().take(TRIES) {
-            let device = Self { client: client.to_path_buf(), name };
+            let device = Self { client: client.to_path_buf(), name, volume: volume.to_owned() };
             match device.run(&arguments(socket, volume, block, &device.path())).await {
                 Ok(()) => {
                     device.shown(true).await?;
@@ -44,6 +45,11 @@ impl NbdDevice {
         }
         Err(refused
             .unwrap_or_else(|| Failure::plain("--nbd", "every /dev/nbdN is in use; see nbds_max of the module nbd")))
+    }
+
+    /// The volume that it carries.
+    pub fn volume(&self) -> &str {
+        &self.volume
     }
 
     /// Its name, `nbdN`.
@@ -151,7 +157,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_the_program_says_is_told() {
-        let device = |client: &str| NbdDevice { client: client.into(), name: "nbd5".into() };
+        let device = |client: &str| NbdDevice { client: client.into(), name: "nbd5".into(), volume: "v".into() };
         assert!(device("/bin/true").run(&[]).await.is_ok());
         let said = device("/bin/ls").run(&["/not/there".into()]).await.unwrap_err().to_string();
         assert!(said.contains("/dev/nbd5") && said.contains("/not/there"), "{said}");
