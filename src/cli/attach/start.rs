@@ -55,9 +55,15 @@ async fn start(
     if let Err(e) = context.numbers.remember(&record.pool, record.number, record.id) {
         tracing::warn!("the number of {} cannot be kept for the next time: {e}", record.path().display());
     }
-    record.links = linked(&record).await?;
+    // It is live: whatever fails from here on, somebody may have written to it.
+    match linked(&record).await {
+        Ok(links) => record.links = links,
+        Err(failure) => tracing::warn!("{}: {failure}", record.path().display()),
+    }
     record.stage = Stage::Live;
-    held.store(&record).doing("device records")?;
+    if let Err(e) = held.store(&record) {
+        tracing::warn!("{}: {e}", record.path().display());
+    }
     Ok((held, record, target))
 }
 
