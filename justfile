@@ -31,6 +31,10 @@ tidy:
 bench *args:
     scripts/bench {{ args }}
 
+# Block devices in a kernel that has ublk; a topic may be named
+lab *args:
+    tests/lab.sh {{ args }}
+
 # Formats, and applies what clippy can fix
 fix:
     cargo clippy --workspace --all-targets --fix --allow-dirty

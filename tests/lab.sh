@@ -46,7 +46,7 @@ topic() {
       boot crash 900 --cpus 2 -- ROUNDS="$ROUNDS_2" ONLY=rounds ;;
     memory)
       mkdir -p "$STORE_DIR"
-      boot memory 600 --cpus 1 --memory 768M --rw "$STORE_DIR" -- STORE_DIR="$STORE_DIR"
+      boot memory 600 --cpus 1 --memory 512M --rw "$STORE_DIR" -- STORE_DIR="$STORE_DIR"
       rm -rf "$STORE_DIR" ;;
     zfs)
       if "${LAB[@]}" --zfs true >"$WORK/zfs.log" 2>&1; then boot zfs 600 --zfs --

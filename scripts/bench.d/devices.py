@@ -21,7 +21,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 MIB = 1 << 20
-FULL = SimpleNamespace(rounds=3, seconds=3, area=64 * MIB, queues=(1, 2), depths=(1, 32))
+FULL = SimpleNamespace(rounds=3, seconds=2, area=64 * MIB, queues=(1, 2), depths=(1, 32))
 SHORT = SimpleNamespace(rounds=1, seconds=1, area=16 * MIB, queues=(1,), depths=(1, 32))
 PASSWORD = "for this bench only"
 # Seconds for a server to come up; the guest is slow.

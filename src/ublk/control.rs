@@ -260,7 +260,11 @@ impl Control {
                 Ok(_) => {}
                 // A signal, or the end of the time: both are settled below.
                 Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR | libc::ETIME)) => {}
-                Err(e) => return Err(failed(e)),
+                Err(e) => {
+                    // It may have been submitted before: the kernel may still write there.
+                    std::mem::forget(body);
+                    return Err(failed(e));
+                }
             }
             if let Some(entry) = ring.completion().next() {
                 break entry.result();

@@ -14,6 +14,7 @@
 //! | `queue` | the thread of one queue: requests in, answers out |
 //! | `request` | one request of the kernel, and how the device is asked |
 //! | `data` | how a request's bytes get in and out: user copy, or a buffer per tag |
+//! | `lanes` | how many bytes waiting requests may hold |
 //! | `mailbox` | answers that come from other threads, and the eventfd that announces them |
 //! | `status` | counters |
 
@@ -21,6 +22,7 @@ mod control;
 mod data;
 mod error;
 mod features;
+mod lanes;
 mod mailbox;
 mod params;
 mod queue;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
-use esker_block::{BlockDevice, BlockResult};
+use esker_block::{BlockDevice, BlockError, BlockResult};
 use futures::FutureExt;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use memmap2::{MmapOptions, MmapRaw};
@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 
 use super::data::Data;
 use super::features::CopyMode;
+use super::lanes::Lanes;
 use super::mailbox::{Done, Mailbox};
 use super::request::{Request, ask};
 use super::status::Counters;
@@ -34,7 +35,7 @@ pub(super) struct Shared {
     pub runtime: Handle,
     /// `/dev/ublkcN`; the kernel takes the device for orphaned once it is closed.
     pub char: Arc<File>,
-    /// The kernel has not said yet that the device is live.
+    /// The kernel has not said yet that a new device is live.
     pub starting: AtomicBool,
     /// Threads are to go without answering any more.
     pub leaving: AtomicBool,
@@ -55,6 +56,8 @@ pub(super) struct Queue {
     requests: Vec<Option<Request>>,
     /// Requests are answered with EIO from now on, and answers that come late are nobody's.
     failing: bool,
+    /// Bytes that requests hold, and those that wait for theirs.
+    lanes: Lanes,
     /// Tags that the kernel may still send requests for.
     live: u16,
     /// Completions that were reaped; kept for its memory.
@@ -91,6 +94,7 @@ impl Queue {
             counters,
             requests: vec![None; usize::from(depth)],
             failing: false,
+            lanes: Lanes::new(depth),
             live: depth,
             reaped: Vec::with_capacity(usize::from(depth) + 1),
             shared,
@@ -118,6 +122,7 @@ impl Queue {
             if !self.failing && self.shared.failing.load(Ordering::Acquire) {
                 self.fail()?;
             }
+            self.ask_waiting()?;
             if self.live == 0 || self.shared.leaving.load(Ordering::Acquire) {
                 return Ok(());
             }
@@ -137,6 +142,7 @@ impl Queue {
     /// Answers all that waits with EIO. Nothing is asked again, so what tasks find afterwards belongs to no request.
     fn fail(&mut self) -> io::Result<()> {
         self.failing = true;
+        self.lanes = Lanes::new(self.shared.depth);
         for tag in 0..self.shared.depth {
             if self.requests[usize::from(tag)].take().is_some() {
                 self.commit(tag, -libc::EIO)?;
@@ -175,7 +181,6 @@ impl Queue {
             self.counters.others.add(1);
             return self.commit(tag, -libc::EOPNOTSUPP);
         };
-        let mut bytes = Bytes::new();
         match request {
             Request::Read { offset, len } => {
                 self.counters.reads.add(1);
@@ -193,15 +198,12 @@ impl Queue {
                     self.counters.inline.add(1);
                     return self.commit_given(tag, request, result.map(Ok));
                 }
-                bytes = match self.data.take(tag, len) {
-                    Ok(data) => Bytes::copy_from_slice(data),
-                    Err(e) => return self.commit_given(tag, request, Ok(Err(e))),
-                };
             }
             Request::Flush => self.counters.flushes.add(1),
             Request::Discard { .. } | Request::WriteZeroes { .. } => self.counters.others.add(1),
         }
-        self.ask(tag, request, bytes)
+        self.requests[usize::from(tag)] = Some(request);
+        if self.lanes.enter(tag, request) { self.ask(tag, request) } else { Ok(()) }
     }
 
     /// A write that has room: its bytes go straight to where the device keeps them, if the kernel still has them.
@@ -213,10 +215,19 @@ impl Queue {
     }
 
     /// Asks the device for what may take time: here as far as it goes without waiting, then as a task.
-    fn ask(&mut self, tag: u16, request: Request, bytes: Bytes) -> io::Result<()> {
+    fn ask(&mut self, tag: u16, request: Request) -> io::Result<()> {
+        let bytes = match request {
+            Request::Write { len, .. } => match self.data.take(tag, len) {
+                Ok(data) => Bytes::copy_from_slice(data),
+                Err(e) => {
+                    let result = Err(BlockError::Source(e.to_string()));
+                    return self.answer(Done { tag, result });
+                }
+            },
+            _ => Bytes::new(),
+        };
         let starting = self.shared.starting.load(Ordering::Acquire);
         let mut asked = ask(self.shared.device.clone(), request, bytes, starting).boxed();
-        self.requests[usize::from(tag)] = Some(request);
         // Whoever would wake this waker is asked again by the task, with a waker of its own.
         match asked.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(result) => {
@@ -239,8 +250,17 @@ impl Queue {
             assert!(self.failing, "answers belong to requests that wait");
             return Ok(());
         };
+        self.lanes.leave(request);
         let given = done.result.map(|data| self.give(done.tag, data));
         self.commit_given(done.tag, request, given)
+    }
+
+    /// Asks for what had to wait until others were done.
+    fn ask_waiting(&mut self) -> io::Result<()> {
+        while let Some((tag, request)) = self.lanes.next() {
+            self.ask(tag, request)?;
+        }
+        Ok(())
     }
 
     fn give(&mut self, tag: u16, data: Option<BytesMut>) -> io::Result<()> {

@@ -124,7 +124,7 @@ impl Added {
     fn try_start(self, device: Arc<dyn BlockDevice>, runtime: Handle) -> Result<Target, UblkError> {
         self.control.set_params(self.id(), params(device.info())?)?;
         warm(&*device, &runtime)?;
-        let target = Target::serve(self.control, self.state, device, runtime)?;
+        let target = Target::serve(self.control, self.state, device, runtime, true)?;
         target.go_live(Control::start)
     }
 }
@@ -140,16 +140,18 @@ impl Target {
         let state = control.info(id)?.ok_or(UblkError::NoDevice(id))?;
         same_size(id, device.info().size)?;
         begin_recovery(&control, id)?;
-        let target = Self::serve(control, state, device, runtime)?;
+        let target = Self::serve(control, state, device, runtime, false)?;
         target.go_live(Control::end_recovery)
     }
 
-    /// Starts the queues' threads.
+    /// Starts the queues' threads. While the kernel looks for partitions on a device that is `starting`, reads have a time
+    /// limit; what waited for a recovery has none.
     fn serve(
         control: Control,
         state: DeviceState,
         device: Arc<dyn BlockDevice>,
         runtime: Handle,
+        starting: bool,
     ) -> Result<Self, UblkError> {
         let shared = Arc::new(Shared {
             id: state.id,
@@ -158,7 +160,7 @@ impl Target {
             device,
             runtime,
             char: Arc::new(open_char(state.id)?),
-            starting: AtomicBool::new(true),
+            starting: AtomicBool::new(starting),
             leaving: AtomicBool::new(false),
             failing: AtomicBool::new(false),
         });

@@ -79,8 +79,8 @@ cold_store() {
   dd if=/dev/urandom of="$DEV" bs=1M count=4 seek=252 oflag=direct status=none
   expect_exit 0 "$ESKER" detach cold
   local end stuck
-  # All log segments, not the openings.
-  for end in 1 2 3 4 5 6 7 8; do add_fault '{"kinds":["get"],"key":"*log/*'$end'","action":"stall"}'; done
+  # All log segments of this volume, the second one of the pool; not its openings.
+  for end in 1 2 3 4 5 6 7 8; do add_fault '{"kinds":["get"],"key":"*log/00000002/*'$end'","action":"stall"}'; done
   begin_daemon cold
   stuck=$PID
   wait_for 30 "a read to be stalled" fault_was_hit

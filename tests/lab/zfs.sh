@@ -11,6 +11,14 @@ no_errors() {
   grep -q 'state: ONLINE' "$WORK/status" || fail "the pool is not online"
 }
 
+# Mounted by hand: below .zfs the kernel would call for a program that is in the guest's root only.
+snapshot_is_whole() {
+  mkdir -p "$WORK/view"
+  mount -t zfs -o ro tank@first "$WORK/view"
+  same_tree "$WORK/tree" "$WORK/view/first"
+  umount "$WORK/view"
+}
+
 journey() {
   mine disk
   attach disk
@@ -34,7 +42,7 @@ journey() {
   zpool export tank
   zpool import -d "$DEV" tank
   for i in 1 2 3; do same_tree "$WORK/tree" "$MNT/copy$i"; done
-  same_tree "$WORK/tree" "$MNT/.zfs/snapshot/first/first"
+  snapshot_is_whole
   zpool trim -w tank
   zpool scrub -w tank
   no_errors
@@ -43,7 +51,7 @@ journey() {
   # From the bucket alone.
   attach disk
   zpool import -d "$DEV" tank
-  same_tree "$WORK/tree" "$MNT/.zfs/snapshot/first/first"
+  snapshot_is_whole
   zpool scrub -w tank
   no_errors
   zpool destroy tank
