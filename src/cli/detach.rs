@@ -63,7 +63,11 @@ pub async fn run(args: DetachArgs) -> Outcome {
                 let (devices, record) = (devices.clone(), seen.record.clone());
                 let now = blocking("device records", move || look(&devices, record)).await?;
                 // Its process tried, by force, and it is there still.
-                if !args.force || failure.exit() != Exit::Failure || !now.owned || now.kernel == Kernel::Gone {
+                if !args.force
+                    || failure.exit() != Exit::Failure
+                    || !now.owned
+                    || matches!(now.kernel, Kernel::Gone | Kernel::Dead)
+                {
                     return Err(failure);
                 }
                 eprintln!("esker: {failure}: killing process {}", seen.record.pid);

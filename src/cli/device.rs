@@ -59,7 +59,9 @@ pub fn run(args: &DeviceArgs) -> Outcome {
             true => Err(in_use(name, &[DeviceUser::Kernel])),
             false => Ok(()),
         },
-        Job::Sync => File::open(&path).and_then(|f| f.sync_all()).doing(format_args!("writing back {}", path.display())),
+        Job::Sync => {
+            File::open(&path).and_then(|f| f.sync_all()).doing(format_args!("writing back {}", path.display()))
+        }
         Job::StopUnused => stop_unused(name, number()?),
         Job::Stop => settled(control(name)?.stop(number()?)).doing(name),
         Job::Delete => settled(control(name)?.delete(number()?)).doing(name),

@@ -84,7 +84,8 @@ impl Served {
     async fn take_away_unused(&self, progress: Progress<'_>) -> Outcome {
         self.refuse_used().await?;
         let synced = self.reporting(self.begin(Job::Sync).outcome(), progress).await;
-        synced.map_err(|f| Failure::new(f.exit(), self.name(), format_args!("{f}; --force removes it all the same")))?;
+        synced
+            .map_err(|f| Failure::new(f.exit(), self.name(), format_args!("{f}; --force removes it all the same")))?;
         // Writing back may have taken a while.
         self.refuse_used().await?;
         let stopped = self.reporting(self.begin(Job::StopUnused).outcome(), progress).await;
