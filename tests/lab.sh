@@ -16,7 +16,7 @@ ROUNDS=${ROUNDS:-50} ROUNDS_2=${ROUNDS_2:-20}
 read -ra LAB <<<"$ROOT/scripts/lab ${LAB_FLAGS-}"
 STORE_DIR=$WORK/store
 export ESKER S3D
-TOPICS=(limits filesystems crash handover stress memory zfs postgres nbd)
+TOPICS=(limits filesystems crash handover stress exits memory zfs postgres nbd)
 
 # boot TOPIC SECONDS FLAG... -- VARIABLE=VALUE...: runs a topic in the lab and counts its cases among ours.
 boot() {

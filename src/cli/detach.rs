@@ -59,7 +59,18 @@ pub async fn run(args: DetachArgs) -> Outcome {
         match ask(&seen.record.control, &request, |said| eprintln!("{said}")).await {
             Ok(_) => return output::line(format_args!("detached {name}")),
             Err(ControlError::Refused(r)) => {
-                return Err(Failure::new(Exit::of_code(r.exit), name, r.why));
+                let failure = Failure::new(Exit::of_code(r.exit), name.clone(), r.why);
+                let (devices, record) = (devices.clone(), seen.record.clone());
+                let now = blocking("device records", move || look(&devices, record)).await?;
+                // Its process tried, by force, and it is there still.
+                if !args.force
+                    || failure.exit() != Exit::Failure
+                    || !now.owned
+                    || matches!(now.kernel, Kernel::Gone | Kernel::Dead)
+                {
+                    return Err(failure);
+                }
+                eprintln!("esker: {failure}: killing process {}", seen.record.pid);
             }
             Err(e) if !args.force => {
                 let why = format!("its process {} does not answer: {e}; --force kills it", seen.record.pid);

@@ -7,6 +7,7 @@ mod completions;
 mod daemon_status;
 mod detach;
 mod detach_nbd;
+mod device;
 mod devices;
 mod doctor;
 mod engine;
@@ -27,7 +28,7 @@ mod store_args;
 mod udev;
 mod volume;
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -36,6 +37,7 @@ use tracing_subscriber::fmt::time::SystemTime;
 
 use crate::env::Env;
 use failure::{EXIT_CODES, Failure, Outcome};
+use process::Stderr;
 
 const EXAMPLES: &str = "EXAMPLES:\n  \
     esker format s3://bucket/pool\n  \
@@ -76,6 +78,7 @@ enum Command {
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
     Udev(udev::UdevArgs),
+    Device(device::DeviceArgs),
 }
 
 /// Runs the command line of this process and answers its exit code.
@@ -88,7 +91,8 @@ pub fn main() -> ExitCode {
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("esker: {failure}");
+            // It is no reason for another exit code that nobody hears it.
+            drop(writeln!(Stderr, "esker: {failure}"));
             failure.exit().into()
         }
     }
@@ -109,6 +113,7 @@ fn run(command: Command) -> Outcome {
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
         Command::Udev(args) => udev::run(&args),
+        Command::Device(args) => device::run(&args),
     }
 }
 
@@ -128,8 +133,8 @@ fn with_runtime<F: Future<Output = Outcome>>(command: impl FnOnce(Env) -> F) -> 
 /// Logs to stderr; under systemd the journal adds the time itself.
 fn start_log(default: &str, colour: bool) {
     let filter = EnvFilter::try_from_env("ESKER_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
-    let log = log.with_ansi(colour && io::stderr().is_terminal());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Stderr).with_target(false);
+    let log = log.log_internal_errors(false).with_ansi(colour && io::stderr().is_terminal());
     // A second call (in tests) keeps the first.
     if std::env::var_os("JOURNAL_STREAM").is_some() {
         drop(log.without_time().try_init());

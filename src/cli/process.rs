@@ -1,6 +1,8 @@
 //! What every daemon of ours does about its own process: how it breaks, what it tells the service manager, which of
 //! the pool's volumes it was told to hold.
 
+use std::io::{self, Write};
+
 use sd_notify::NotifyState;
 
 use super::failure::{Doing, Exit, Failure, Outcome};
@@ -14,6 +16,21 @@ pub fn abort_on_panic() {
         report(what);
         std::process::abort();
     }));
+}
+
+/// Stderr for a process that must go on without it: what cannot be written, to a full disk or a reader that is gone, is
+/// lost.
+#[derive(Debug, Default)]
+pub struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        Ok(io::stderr().write(line).unwrap_or(line.len()))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Tells systemd, where it listens.

@@ -25,4 +25,4 @@ pub use kernel::{
 pub use process::ProcessHandle;
 pub use reclaim::{Measure, ReclaimReport, prepare_process};
 pub use socket::{SocketError, SocketFile, listen_on};
-pub use usage::{DeviceUser, describe_users, is_held_by_kernel, users_of};
+pub use usage::{DeviceUser, claim, describe_users, is_held_by_kernel, users_of};

@@ -1,7 +1,7 @@
 //! Who uses a block device: before it is taken away from them.
 
 use std::fmt;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -106,16 +106,29 @@ fn openers(tree: &HostTree, nodes: &[String]) -> Vec<DeviceUser> {
 }
 
 /// Whether the kernel holds the disk or one of its partitions exclusively, as for a mount in any namespace. Opens and
-/// closes it, which can wait for its I/O: only for a device that is served, off the async threads.
+/// closes it, which can wait for its I/O: not for the process that serves it.
 pub fn is_held_by_kernel(tree: &HostTree, name: &str) -> bool {
     let disk = tree.sys.join("block").join(name);
     let parts = sorted_entries(&disk).into_iter().filter(|p| p.join("partition").exists());
     let nodes = [disk.clone()].into_iter().chain(parts).filter_map(|p| Some(Path::new("/dev").join(p.file_name()?)));
-    let busy = |node: PathBuf| {
-        let opened = OpenOptions::new().read(true).custom_flags(libc::O_EXCL | libc::O_CLOEXEC).open(node);
-        opened.is_err_and(|e| e.kind() == io::ErrorKind::ResourceBusy)
-    };
+    let busy = |node: PathBuf| open_exclusively(&node).is_err_and(|e| e.kind() == io::ErrorKind::ResourceBusy);
     nodes.into_iter().any(busy)
+}
+
+/// Holds the disk exclusively, as a mount does, until it is closed: nobody can mount it or a partition of it meanwhile.
+/// `None` where somebody has one of them so. Opens it, as [`is_held_by_kernel`] does.
+///
+/// # Errors
+/// Where it cannot be opened.
+pub fn claim(name: &str) -> io::Result<Option<File>> {
+    match open_exclusively(&Path::new("/dev").join(name)) {
+        Err(e) if e.kind() == io::ErrorKind::ResourceBusy => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+fn open_exclusively(node: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_EXCL | libc::O_CLOEXEC).open(node)
 }
 
 #[cfg(test)]

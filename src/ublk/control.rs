@@ -91,6 +91,7 @@ impl From<DevInfo> for DeviceState {
 #[derive(Debug, Clone)]
 pub struct Control {
     file: Arc<File>,
+    limit: Duration,
 }
 
 /// What a command carries besides its number.
@@ -109,7 +110,13 @@ impl Control {
     /// [`UblkError::NoUblk`] where it is missing, [`UblkError::Denied`] where it may not be opened.
     pub fn open() -> Result<Self, UblkError> {
         let file = OpenOptions::new().read(true).write(true).open(CONTROL_PATH);
-        file.map(|file| Self { file: Arc::new(file) }).map_err(|e| open_error(Path::new(CONTROL_PATH), e))
+        file.map(|file| Self { file: Arc::new(file), limit: LIMIT }).map_err(|e| open_error(Path::new(CONTROL_PATH), e))
+    }
+
+    /// The same, with calls that may take `limit` each instead of 30 seconds: for a process that does nothing else.
+    #[must_use]
+    pub fn with_limit(self, limit: Duration) -> Self {
+        Self { limit, ..self }
     }
 
     /// What this kernel's ublk can do.
@@ -147,6 +154,15 @@ impl Control {
     /// [`UblkError::TimedOut`] where the daemon does not answer what is waiting.
     pub fn stop(&self, id: u32) -> Result<(), UblkError> {
         self.run(&format!("stopping /dev/ublkb{id}"), uapi::STOP_DEV, id, Extra::<u64>::default()).map(drop)
+    }
+
+    /// As [`Control::stop`], if nobody has the device open. Only for devices with
+    /// [`Feature::SAFE_STOP_DEV`](super::Feature::SAFE_STOP_DEV).
+    ///
+    /// # Errors
+    /// EBUSY in [`UblkError::Command`] where somebody has; those of [`Control::stop`].
+    pub fn stop_unused(&self, id: u32) -> Result<(), UblkError> {
+        self.run(&format!("stopping /dev/ublkb{id}"), uapi::TRY_STOP_DEV, id, Extra::<u64>::default()).map(drop)
     }
 
     /// Takes the device out of the kernel; stops it first if that was not done. Its number is free once the last who has
@@ -224,7 +240,7 @@ impl Control {
         Ok((0..CPU_MASK * 8).filter(|cpu| mask[cpu / 8] & 1 << (cpu % 8) != 0).collect())
     }
 
-    /// Gives one command and waits for it, [`LIMIT`] at most. A ring of its own each time: commands are rare, and one
+    /// Gives one command and waits for it, for the limit at most. A ring of its own each time: commands are rare, and one
     /// that did not come back cannot be mistaken for the next.
     fn run<T>(&self, what: &str, op: u32, id: u32, extra: Extra<T>) -> Result<(i32, Option<Box<T>>), UblkError> {
         let failed = |source| UblkError::Command { what: what.into(), source };
@@ -236,7 +252,7 @@ impl Control {
         let entry = opcode::UringCmd80::new(types::Fd(self.file.as_raw_fd()), op).cmd(cmd.bytes()).build();
         // Safety: `body` is on the heap and lives until the command has come back, or for ever if it does not.
         unsafe { ring.submission().push(&entry) }.map_err(|e| failed(io::Error::other(e)))?;
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + self.limit;
         let answer = loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let limit = types::Timespec::from(left);
@@ -255,7 +271,7 @@ impl Control {
             }
             if left.is_zero() {
                 std::mem::forget(body);
-                return Err(UblkError::TimedOut { what: what.into(), limit: LIMIT });
+                return Err(UblkError::TimedOut { what: what.into(), limit: self.limit });
             }
         };
         match answer {

@@ -39,6 +39,8 @@ pub(super) struct Shared {
     pub starting: AtomicBool,
     /// Threads are to go without answering any more.
     pub leaving: AtomicBool,
+    /// Every request is to fail: the device is being taken away from its users.
+    pub failing: AtomicBool,
 }
 
 /// One queue; made on its own thread, which alone may give its commands.
@@ -52,6 +54,8 @@ pub(super) struct Queue {
     counters: Arc<Counters>,
     /// Each tag's request while it is with us.
     requests: Vec<Option<Request>>,
+    /// Requests are answered with EIO from now on, and answers that come late are nobody's.
+    failing: bool,
     /// Bytes that requests hold, and those that wait for theirs.
     lanes: Lanes,
     /// Tags that the kernel may still send requests for.
@@ -89,6 +93,7 @@ impl Queue {
             mailbox,
             counters,
             requests: vec![None; usize::from(depth)],
+            failing: false,
             lanes: Lanes::new(depth),
             live: depth,
             reaped: Vec::with_capacity(usize::from(depth) + 1),
@@ -114,6 +119,9 @@ impl Queue {
             while let Some(done) = self.mailbox.take() {
                 self.answer(done)?;
             }
+            if !self.failing && self.shared.failing.load(Ordering::Acquire) {
+                self.fail()?;
+            }
             self.ask_waiting()?;
             if self.live == 0 || self.shared.leaving.load(Ordering::Acquire) {
                 return Ok(());
@@ -129,6 +137,18 @@ impl Queue {
             self.counters.sleeps.add(1);
             self.take_completions()?;
         }
+    }
+
+    /// Answers all that waits with EIO. Nothing is asked again, so what tasks find afterwards belongs to no request.
+    fn fail(&mut self) -> io::Result<()> {
+        self.failing = true;
+        self.lanes = Lanes::new(self.shared.depth);
+        for tag in 0..self.shared.depth {
+            if self.requests[usize::from(tag)].take().is_some() {
+                self.commit(tag, -libc::EIO)?;
+            }
+        }
+        Ok(())
     }
 
     fn take_completions(&mut self) -> io::Result<()> {
@@ -154,6 +174,9 @@ impl Queue {
 
     /// A request has come: answers it at once where that needs no waiting.
     fn take_request(&mut self, tag: u16) -> io::Result<()> {
+        if self.failing {
+            return self.commit(tag, -libc::EIO);
+        }
         let Some(request) = Request::parse(&self.descriptor(tag)) else {
             self.counters.others.add(1);
             return self.commit(tag, -libc::EOPNOTSUPP);
@@ -223,7 +246,10 @@ impl Queue {
     }
 
     fn answer(&mut self, done: Done) -> io::Result<()> {
-        let request = self.requests[usize::from(done.tag)].take().expect("answers belong to requests that wait");
+        let Some(request) = self.requests[usize::from(done.tag)].take() else {
+            assert!(self.failing, "answers belong to requests that wait");
+            return Ok(());
+        };
         self.lanes.leave(request);
         let given = done.result.map(|data| self.give(done.tag, data));
         self.commit_given(done.tag, request, given)

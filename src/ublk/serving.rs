@@ -76,6 +76,12 @@ impl Serving {
         self.join(limit)
     }
 
+    /// From now on the threads answer every request with EIO.
+    pub(super) fn fail(&self) {
+        self.shared.failing.store(true, Ordering::Release);
+        self.threads.iter().for_each(|t| t.mailbox.ring());
+    }
+
     /// Waits for threads that end by themselves.
     pub(super) fn join(self, limit: Duration) -> Result<(), UblkError> {
         let until = Instant::now() + limit;

@@ -162,6 +162,7 @@ impl Target {
             char: Arc::new(open_char(state.id)?),
             starting: AtomicBool::new(starting),
             leaving: AtomicBool::new(false),
+            failing: AtomicBool::new(false),
         });
         let (serving, ended) = Serving::begin(&control, &state, shared)?;
         let counters = serving.threads.iter().map(|t| t.counters.clone()).collect();
@@ -196,35 +197,29 @@ impl Target {
         block_path(self.state.id)
     }
 
-    /// Writes back what the kernel has buffered for the device, and flushes it. Takes as long as the store does.
-    ///
-    /// # Errors
-    /// Where a write of it failed.
-    pub fn sync(&self) -> Result<(), UblkError> {
-        let what = || format!("writing back {}", self.path().display());
-        let synced = File::open(self.path()).and_then(|f| f.sync_all());
-        synced.map_err(|source| UblkError::Command { what: what(), source })
+    /// Answers every request with EIO from now on, also those that wait: whoever takes the device away need not wait for
+    /// the store then. There is no way back.
+    pub fn fail(&self) {
+        if let Some(serving) = &*self.serving.lock() {
+            serving.fail();
+        }
     }
 
-    /// Takes the device away: the kernel writes back what it has buffered (better done before, by [`Target::sync`]),
-    /// waits for requests, and forgets the device; the threads end.
+    /// Whether the kernel keeps the device, and its users waiting, when nobody serves it.
+    pub fn is_recoverable(&self) -> bool {
+        self.state.flags.contains(Feature::USER_RECOVERY)
+    }
+
+    /// Ends the threads of a device that was stopped, and closes it, so that it can be deleted.
+    ///
+    /// Stopping is not done here: it waits for requests that this process answers. A thread that waits in the kernel for
+    /// its own process keeps that process from ending when it is killed, and the device from being recovered.
     ///
     /// # Errors
-    /// [`UblkError::TimedOut`] where requests wait for the store: the device is still served, and this can be called
-    /// again.
-    pub fn stop(&self) -> Result<(), UblkError> {
-        let id = self.id();
-        match self.control.stop(id) {
-            Ok(()) | Err(UblkError::NoDevice(_)) => {}
-            Err(e) => return Err(e),
-        }
-        if let Some(serving) = self.serving.lock().take() {
-            serving.join(SETTLE)?;
-        }
-        match self.control.delete(id) {
-            Err(UblkError::NoDevice(_)) => Ok(()),
-            outcome => outcome,
-        }
+    /// [`UblkError::TimedOut`] where a thread does not end.
+    pub fn finish(&self) -> Result<(), UblkError> {
+        let serving = self.serving.lock().take();
+        serving.map_or(Ok(()), |serving| serving.join(SETTLE))
     }
 
     /// Stops serving without removing the device: it waits for [`Target::recover`], and so do its users. Where the

@@ -28,6 +28,8 @@ pub(super) const GET_FEATURES: u32 = control(IOC_READ, 0x13);
 /// As DEL_DEV, without waiting for those who have the device open; Linux 6.9.
 pub(super) const DEL_DEV_ASYNC: u32 = control(IOC_READ, 0x14);
 pub(super) const QUIESCE_DEV: u32 = control(IOC_READ_WRITE, 0x16);
+/// As STOP_DEV, refused with EBUSY while somebody has the device open; Linux 7.0, for devices with SAFE_STOP_DEV.
+pub(super) const TRY_STOP_DEV: u32 = control(IOC_READ_WRITE, 0x17);
 
 pub(super) const IO_FETCH: u32 = command(IOC_READ_WRITE, 0x20, size_of::<IoCmd>());
 pub(super) const IO_COMMIT_AND_FETCH: u32 = command(IOC_READ_WRITE, 0x21, size_of::<IoCmd>());

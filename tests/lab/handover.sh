@@ -174,6 +174,31 @@ all_or_none() {
 
 both_are_ready() { [ "$(wc -l <"$WORK/both.out")" = 2 ]; }
 
+# The service manager is told of the new process when the old one lets go, and not before.
+main_process() {
+  mine disk second
+  mkdir -p "$SHM/journal"
+  : >"$WORK/notified"
+  python3 -u -c 'import socket, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.bind(sys.argv[1])
+while True: print(s.recv(4096).decode(), flush=True)' "$WORK/notify" >"$WORK/notified" &
+  local listener=$!
+  AT_END="kill $listener"
+  wait_for 10 "the listener" test -S "$WORK/notify"
+  "$ESKER" attach "$URL" disk second --foreground "${DATA[@]}" "${FLAGS[@]}" >"$WORK/both.out" 2>>"$WORK/disk.err" &
+  local old=$!
+  wait_for 60 "two devices" both_are_ready
+  NOTIFY_SOCKET=$WORK/notify expect_exit 5 "$ESKER" attach "$URL" disk --handover --foreground "${DATA[@]}" "${FLAGS[@]}"
+  ! grep MAINPID "$WORK/notified" | grep -vx "MAINPID=$old" || fail "a process that was refused said that it is the main one"
+  expect_exit 0 "$ESKER" detach second
+  NOTIFY_SOCKET=$WORK/notify begin_daemon disk --handover
+  ready disk
+  ends_well "$old" 30
+  grep -qx "MAINPID=$PID" "$WORK/notified" || fail "notified: $(cat "$WORK/notified")"
+  expect_exit 0 "$ESKER" detach disk
+}
+
 from_nobody() {
   mine disk
   expect_exit 6 "$ESKER" attach "$URL" disk --handover "${DATA[@]}" "${FLAGS[@]}"
@@ -192,5 +217,6 @@ run_case "both killed in between" killed_in_between
 run_case "a plain SIGTERM writes back and removes" term_flushes
 run_case "SIGTERM while mounted leaves the device" term_while_mounted
 run_case "two volumes: both or none" all_or_none
+run_case "the main process of a service" main_process
 run_case "from nobody: refused" from_nobody
 close_lab

@@ -13,6 +13,7 @@ use std::process;
 use rustix::process::{Pid, Signal, WaitOptions, getppid, set_parent_process_death_signal, setsid, waitpid};
 
 use crate::cli::failure::{Doing, Failure, Outcome};
+use crate::cli::process::Stderr;
 
 /// A log that has grown beyond this is begun anew.
 const MAX_LOG: u64 = 1 << 20;
@@ -22,6 +23,8 @@ const READY: u8 = b'r';
 /// The child's way to say that it is ready.
 pub struct Report {
     parent: PipeWriter,
+    /// Nothing, and the log.
+    files: Option<(File, File)>,
 }
 
 /// Forks. Returns in the child only; the parent waits for its report and ends with its exit code.
@@ -41,7 +44,7 @@ pub fn go() -> Outcome<Report> {
             if getppid() != Some(parent) {
                 return Err(Failure::plain("attach", "the process that started this one is gone"));
             }
-            Ok(Report { parent: writer })
+            Ok(Report { parent: writer, files: None })
         }
         child => {
             drop(writer);
@@ -63,7 +66,8 @@ fn wait_for(child: i32, mut report: PipeReader) -> ! {
     let code = match status {
         Some(Ok(Some((_, status)))) => {
             if let Some(signal) = status.terminating_signal() {
-                eprintln!("esker: attach: the process in the background was ended by signal {signal}");
+                let text = format!("attach: the process in the background was ended by signal {signal}");
+                drop(writeln!(Stderr, "esker: {text}"));
             }
             status.exit_status().unwrap_or(1)
         }
@@ -73,27 +77,47 @@ fn wait_for(child: i32, mut report: PipeReader) -> ! {
 }
 
 impl Report {
-    /// Lets go of the session and its terminal, logs to `log` from now on, and tells the parent.
+    /// Opens what is needed once it serves: from then on nothing may fail any more.
     ///
     /// # Errors
-    /// Where the log cannot be opened, or a step is refused.
-    pub fn ready(mut self, log: &Path) -> io::Result<()> {
-        set_parent_process_death_signal(None)?;
+    /// Where the log cannot be opened.
+    pub fn log_to(&mut self, log: &Path) -> io::Result<()> {
         let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
-        let log = open_log(log)?;
-        setsid()?;
-        std::env::set_current_dir("/")?;
-        let replace = |with: &File, fd: i32| {
-            // Safety: both are open descriptors.
-            if unsafe { libc::dup2(with.as_raw_fd(), fd) } == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
-        };
-        replace(&null, 0)?;
-        // What systemd reads of us it goes on reading.
-        if std::env::var_os("JOURNAL_STREAM").is_none() {
-            replace(&log, 2)?;
+        self.files = Some((null, open_log(log)?));
+        Ok(())
+    }
+
+    /// Lets go of the session and its terminal, logs to the log from now on, and tells the parent. A step that is refused
+    /// is no reason not to serve.
+    pub fn ready(mut self) {
+        let steps = [
+            ("prctl", set_parent_process_death_signal(None).map_err(io::Error::from)),
+            ("a session of its own", setsid().map(drop).map_err(io::Error::from)),
+            ("leaving the working directory", std::env::set_current_dir("/")),
+        ];
+        for (step, outcome) in steps {
+            if let Err(e) = outcome {
+                tracing::warn!("going to the background: {step}: {e}");
+            }
         }
-        replace(&null, 1)?;
-        self.parent.write_all(&[READY])
+        if let Some((null, log)) = &self.files {
+            replace(null, 0);
+            // What systemd reads of us it goes on reading.
+            if std::env::var_os("JOURNAL_STREAM").is_none() {
+                replace(log, 2);
+            }
+            replace(null, 1);
+        }
+        if let Err(e) = self.parent.write_all(&[READY]) {
+            tracing::warn!("the process that started this one is gone: {e}");
+        }
+    }
+}
+
+fn replace(with: &File, fd: i32) {
+    // Safety: both are open descriptors.
+    if unsafe { libc::dup2(with.as_raw_fd(), fd) } == -1 {
+        tracing::warn!("going to the background: descriptor {fd}: {}", io::Error::last_os_error());
     }
 }
 

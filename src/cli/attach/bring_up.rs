@@ -56,7 +56,8 @@ pub async fn bring_up(context: &Context, wish: Wish, volumes: Vec<VolumeRecord>)
         Err(e) => {
             let why =
                 format!("{e}; the old process has let go, so bring its devices back with `esker attach --recover`");
-            Err(Failure::new(e.exit(), "handover", why))
+            // Whatever it is: this is the service's main process by now, and a service that has failed is started again.
+            Err(Failure::plain("handover", why))
         }
     }
 }

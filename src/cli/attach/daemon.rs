@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::background::bound_log;
-use super::handover::LETTING_GO;
+use super::handover::{ABOUT_TO_LET_GO, LETTING_GO};
 use super::served::{Phase, Served};
 use crate::cli::daemon_status::DaemonFacts;
 use crate::cli::devices::Kernel;
@@ -26,6 +26,12 @@ const BEFORE_HANDOVER: Duration = Duration::from_secs(5);
 const LOG_CHECK: Duration = Duration::from_secs(60);
 /// How long an answer may take to get to its client before this process ends.
 const ANSWER: Duration = Duration::from_secs(1);
+/// How often a device is looked at that somebody else is removing.
+const MOMENT: Duration = Duration::from_millis(50);
+/// How often a device is looked at that would not outlive this process.
+const UNTIL_FREE: Duration = Duration::from_secs(1);
+/// How long what is said before letting go may take to be acted upon; requests are served meanwhile.
+const HEARD: Duration = Duration::from_millis(100);
 /// Events that may wait.
 const EVENTS: usize = 64;
 
@@ -120,34 +126,13 @@ impl Daemon {
 
     /// Told to stop: devices that nobody uses are removed, others are left for a successor.
     async fn stop(&self) -> Outcome {
-        let ends = self.served.iter().map(async |served| {
-            let record = served.record();
-            let name = format!("{} (volume {})", record.path().display(), record.volume);
-            let users = match served.phase() {
-                Phase::Live => served.users().await,
-                _ => Vec::new(),
-            };
-            if !users.is_empty() && served.step(Phase::Live, Phase::Left) {
-                served.leave().await?;
-                let (who, url, volume) = (describe_users(&users), &record.url, &record.volume);
-                tracing::warn!(
-                    "{name} is {who}: it stays, and waits for `esker attach {url} {volume} --recover`; or free it and \
-                     run `esker detach {volume} --force`"
-                );
-                return Ok(());
-            }
-            if !served.step(Phase::Live, Phase::Removing) {
-                // Being removed already: that is waited for. Handed over: that is the successor's.
-                while served.phase() == Phase::Removing {
-                    sleep(Duration::from_millis(50)).await;
-                }
-                return Ok(());
-            }
-            served.remove(false, &|text| tracing::info!("{text}")).await
-        });
-        let outcomes = join_all(ends).await;
+        let outcomes = join_all(self.served.iter().map(|served| end(served))).await;
         for failure in outcomes.iter().filter_map(|o| o.as_ref().err()).skip(1) {
             tracing::error!("{failure}");
+        }
+        if self.served.iter().any(|s| s.is_forced()) {
+            // Somebody else waits for an answer.
+            sleep(ANSWER).await;
         }
         outcomes.into_iter().find(Result::is_err).unwrap_or(Ok(()))
     }
@@ -163,6 +148,9 @@ impl Daemon {
         let served = self.find(request)?;
         let force = request["force"].as_bool().unwrap_or(false);
         if !served.step(Phase::Live, Phase::Removing) {
+            if force && served.phase() == Phase::Removing {
+                return hurry(&served).await;
+            }
             return Err(refusal(Exit::InUse, "it is being removed or handed over already"));
         }
         let (sent, told) = oneshot::channel();
@@ -199,6 +187,10 @@ impl Daemon {
             let names: Vec<_> = live.iter().map(|s| s.record().volume).collect();
             return Err(refusal(Exit::InUse, format!("this process serves {}; name all of them", names.join(" "))));
         }
+        if let Some(served) = live.iter().find(|s| !s.target.is_recoverable()) {
+            let why = "was made without recovery and would not outlive this process; detach it instead";
+            return Err(refusal(Exit::InUse, format!("{} {why}", served.record().path().display())));
+        }
         join_all(live.iter().map(|s| s.flush_a_while(BEFORE_HANDOVER))).await;
         for (n, served) in live.iter().enumerate() {
             if !served.step(Phase::Live, Phase::Left) {
@@ -208,6 +200,8 @@ impl Daemon {
                 return Err(refusal(Exit::InUse, "one of its devices is being removed"));
             }
         }
+        say.progress(ABOUT_TO_LET_GO);
+        sleep(HEARD).await;
         say.progress(LETTING_GO);
         let work = tokio::spawn(async move {
             for outcome in join_all(live.iter().map(|s| s.let_go())).await {
@@ -226,6 +220,61 @@ impl Daemon {
             Done { answer: json!({ "handed_over": true }), sent: Some(sent) }
         });
         work.await.map_err(|e| refusal(Exit::Failure, e))
+    }
+}
+
+/// A removal that is under way becomes one by force.
+async fn hurry(served: &Served) -> Result<Done, Refusal> {
+    served.force();
+    while served.phase() == Phase::Removing {
+        sleep(MOMENT).await;
+    }
+    match served.phase() {
+        Phase::Gone => Ok(Done { answer: json!({ "removed": true }), sent: None }),
+        _ => Err(refusal(Exit::Failure, "it could not be removed")),
+    }
+}
+
+/// Removes a device, or leaves it if it is used.
+async fn end(served: &Served) -> Outcome {
+    let record = served.record();
+    let name = format!("{} (volume {})", record.path().display(), record.volume);
+    let mut said = false;
+    loop {
+        match served.phase() {
+            Phase::Live => {}
+            // Somebody is at it: either it goes, or it is live again.
+            Phase::Removing => {
+                sleep(MOMENT).await;
+                continue;
+            }
+            Phase::Left | Phase::Gone => return Ok(()),
+        }
+        let mut who = describe_users(&served.users().await);
+        if who.is_empty() && served.step(Phase::Live, Phase::Removing) {
+            match served.remove(false, &|text| tracing::info!("{text}")).await {
+                Err(failure) if failure.exit() == Exit::InUse => who = format!("in use: {failure}"),
+                outcome => return outcome,
+            }
+        }
+        if !who.is_empty() && !served.target.is_recoverable() {
+            if !said {
+                said = true;
+                tracing::warn!(
+                    "{name} is {who}, and would fail its users without this process, which goes on until it is free; a \
+                     second signal ends it"
+                );
+            }
+            sleep(UNTIL_FREE).await;
+        } else if !who.is_empty() && served.step(Phase::Live, Phase::Left) {
+            served.leave().await?;
+            let (url, volume) = (&record.url, &record.volume);
+            tracing::warn!(
+                "{name} is {who}: it stays, and waits for `esker attach {url} {volume} --recover`; or free it and run \
+                 `esker detach {volume} --force`"
+            );
+            return Ok(());
+        }
     }
 }
 

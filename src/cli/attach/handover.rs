@@ -14,6 +14,8 @@ use crate::host::{ControlError, DeviceRecord, ProcessHandle, ask};
 
 /// How long the old process may take to end once it has let go.
 const END: Duration = Duration::from_secs(60);
+/// What the old process says when it is about to, and still serves.
+pub const ABOUT_TO_LET_GO: &str = "about to let go";
 /// What the old process says at the moment from which requests wait.
 pub const LETTING_GO: &str = "letting go";
 
@@ -33,12 +35,14 @@ pub async fn take_over(records: &[DeviceRecord]) -> Outcome<Instant> {
     let what = format!("--handover from process {}", first.pid);
     // Before it is asked: afterwards its number may be another's.
     let old = ProcessHandle::open(first.pid).doing(&what)?;
-    // Before it ends: systemd takes the end of the main process for the end of the service.
-    tell_systemd(&[NotifyState::MainPid(std::process::id())]);
     let began = Mutex::new(Instant::now());
     let ids: Vec<u32> = records.iter().map(|r| r.id).collect();
     let asked = ask(&first.control, &json!({ "op": "handover", "devices": ids }), |said| {
         tracing::info!("process {}: {said}", first.pid);
+        if said == ABOUT_TO_LET_GO {
+            // Before it ends: systemd takes the end of the main process for the end of the service.
+            tell_systemd(&[NotifyState::MainPid(std::process::id())]);
+        }
         if said == LETTING_GO
             && let Ok(mut at) = began.lock()
         {
@@ -55,12 +59,17 @@ pub async fn take_over(records: &[DeviceRecord]) -> Outcome<Instant> {
         // It may have let go before it fell silent; whether it ends is what counts.
         Err(e) => tracing::warn!("{what}: {e}"),
     }
-    if blocking("waiting for a process", move || old.wait(END).doing("waiting for a process")).await? {
+    let ended = blocking("waiting for a process", move || old.wait(END).doing("waiting for a process")).await;
+    if let Ok(true) = ended {
+        // If it fell silent it may not have said so.
+        tell_systemd(&[NotifyState::MainPid(std::process::id())]);
         return Ok(began.into_inner().unwrap_or_else(|e| e.into_inner()));
     }
+    tell_systemd(&[NotifyState::MainPid(first.pid)]);
+    ended?;
     let why = format!(
         "it does not end; once it is gone (kill -9 {}), `esker attach --recover` brings its devices back",
         first.pid
     );
-    Err(Failure::new(Exit::InUse, what, why))
+    Err(Failure::plain(what, why))
 }

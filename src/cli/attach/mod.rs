@@ -7,6 +7,7 @@ mod claim;
 mod context;
 mod daemon;
 mod handover;
+mod helper;
 mod links;
 mod nbd;
 mod patience;
@@ -56,8 +57,15 @@ pub fn main(args: AttachCommand) -> Outcome {
     }
 }
 
-async fn attach(args: AttachCommand, report: Option<Report>, reclaim: ReclaimReport, env: Env) -> Outcome {
+async fn attach(args: AttachCommand, mut report: Option<Report>, reclaim: ReclaimReport, env: Env) -> Outcome {
     let stop = Stop::on_signals().doing("signals")?;
+    let runtime = args.engine.attach.dirs()?.runtime;
+    make_private_dir(&runtime).doing("runtime directory")?;
+    if let Some(report) = &mut report {
+        // Before there is a device: one that nobody serves for want of a log would be worse than none.
+        let log = runtime.join(format!("{}.log", args.volumes[0]));
+        report.log_to(&log).doing(log.display())?;
+    }
     let ready = tokio::select! {
         biased;
         () = stop.requested() => Err(Failure::plain("attach", "told to stop before it was ready; devices that wait still do")),
@@ -65,7 +73,7 @@ async fn attach(args: AttachCommand, report: Option<Report>, reclaim: ReclaimRep
     }?;
     announce(&ready.paths);
     if let Some(report) = report {
-        report.ready(&ready.log).map_err(|e| Failure::plain("going to the background", e))?;
+        report.ready();
     }
     let status = format!("serving {}", ready.paths.iter().map(|p| p.to_string_lossy()).collect::<Vec<_>>().join(" "));
     tell_systemd(&[NotifyState::Ready, NotifyState::MainPid(std::process::id()), NotifyState::Status(&status)]);
@@ -85,13 +93,11 @@ struct Ready {
     daemon: Arc<Daemon>,
     control: ControlServer,
     paths: Vec<PathBuf>,
-    log: PathBuf,
 }
 
 /// Everything up to the first request.
 async fn prepare(args: &AttachCommand, reclaim: ReclaimReport, env: Env) -> Outcome<Ready> {
     let dirs = args.engine.attach.dirs()?;
-    make_private_dir(&dirs.runtime).doing("runtime directory")?;
     let mut warnings: Vec<String> = reclaim.warnings().map(str::to_owned).collect();
     warnings.extend(args.engine.check_backing(&dirs)?);
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -115,9 +121,8 @@ async fn prepare(args: &AttachCommand, reclaim: ReclaimReport, env: Env) -> Outc
     };
     let served = bring_up::bring_up(&context, args.wish(), volumes).await?;
     let paths = served.iter().map(|s| s.record().path()).collect();
-    let log = dirs.runtime.join(format!("{}.log", args.volumes[0]));
     let daemon = Daemon::new(DaemonFacts::new(pool, &env, reclaim, warnings), served, !args.foreground);
-    Ok(Ready { daemon, control, paths, log })
+    Ok(Ready { daemon, control, paths })
 }
 
 /// Opens the pool and looks up the volumes. While a device of theirs waits, a store that is away is waited for.

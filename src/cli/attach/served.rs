@@ -6,6 +6,7 @@ use std::time::Duration;
 use esker_block::{BlockDevice, BlockResult};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
@@ -46,6 +47,8 @@ pub struct Served {
     pub(super) target: Arc<Target>,
     pub(super) volume: Mutex<Option<Arc<Volume>>>,
     pub(super) phase: Mutex<Phase>,
+    /// Whether its removal is by force.
+    pub(super) forced: watch::Sender<bool>,
 }
 
 impl Served {
@@ -58,6 +61,7 @@ impl Served {
             target,
             volume: Mutex::new(Some(volume)),
             phase: Mutex::new(Phase::Live),
+            forced: watch::channel(false).0,
         }
     }
 

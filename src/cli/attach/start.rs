@@ -55,9 +55,15 @@ async fn start(
     if let Err(e) = context.numbers.remember(&record.pool, record.number, record.id) {
         tracing::warn!("the number of {} cannot be kept for the next time: {e}", record.path().display());
     }
-    record.links = linked(&record).await?;
+    // It is live: whatever fails from here on, somebody may have written to it.
+    match linked(&record).await {
+        Ok(links) => record.links = links,
+        Err(failure) => tracing::warn!("{}: {failure}", record.path().display()),
+    }
     record.stage = Stage::Live;
-    held.store(&record).doing("device records")?;
+    if let Err(e) = held.store(&record) {
+        tracing::warn!("{}: {e}", record.path().display());
+    }
     Ok((held, record, target))
 }
 
@@ -71,15 +77,18 @@ fn start_claimed(
     if let Some(info) = Control::open().and_then(|c| c.info(record.id)).doing("the new device")? {
         (record.queues, record.depth) = (info.queues, info.depth);
     }
-    held.store(&record).doing("device records")?;
-    match added.start(device, runtime) {
+    let stored = held.store(&record).doing("device records");
+    let started = match stored {
+        Ok(()) => added.start(device, runtime).doing(record.path().display()),
+        Err(failure) => Control::open().and_then(|c| c.delete(record.id)).doing("the new device").and(Err(failure)),
+    };
+    match started {
         Ok(target) => Ok((held, record, target)),
-        Err(e) => {
-            let failed: Outcome<_> = Err(e).doing(record.path().display());
+        Err(failure) => {
             if kernel_instance(record.id).is_none() {
                 held.forget().doing("device records")?;
             }
-            failed
+            Err(failure)
         }
     }
 }

@@ -5,10 +5,13 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::helper::Helper;
 use super::served::Served;
-use crate::host::{DeviceUser, HostTree, is_held_by_kernel, users_of};
+use crate::cli::device::Job;
+use crate::cli::failure::Exit;
+use crate::host::{DeviceUser, HostTree, users_of};
 
-/// How long a look at who uses a device may take: it opens it.
+/// How long a look at who uses a device may take.
 const LOOK: Duration = Duration::from_secs(5);
 /// How long a passing look at the device, such as udev's, is waited for.
 const PASSING: Duration = Duration::from_secs(2);
@@ -35,19 +38,22 @@ pub async fn lasting_users(name: &str) -> Vec<DeviceUser> {
     }
 }
 
-/// Who uses the block device `name`. A look that hangs counts as a use: something waits there.
+/// Who uses the block device `name`. A look that hangs counts as a use: something waits there. Whether the kernel holds
+/// it is seen by opening it, which can wait for its requests: a helper does that, if nobody was found without.
 pub async fn look_for_users(name: String) -> Vec<DeviceUser> {
-    let looking = spawn_blocking(move || {
-        let tree = HostTree::default();
-        let mut users = users_of(&tree, &name);
-        let shown = users.iter().any(|u| !matches!(u, DeviceUser::Process { .. }));
-        if !shown && is_held_by_kernel(&tree, &name) {
-            users.push(DeviceUser::Kernel);
+    let disk = name.clone();
+    let shown = spawn_blocking(move || users_of(&HostTree::default(), &disk));
+    match timeout(LOOK, shown).await {
+        Ok(Ok(users)) if !users.is_empty() => return users,
+        Ok(Ok(_)) => {}
+        _ => return vec![DeviceUser::Kernel],
+    }
+    match Helper::begin(Job::Look, name.clone()).within(LOOK).await {
+        Some(Ok(())) => Vec::new(),
+        Some(Err(failure)) if failure.exit() != Exit::InUse => {
+            tracing::warn!("{name}: whether somebody holds it cannot be seen: {failure}");
+            vec![DeviceUser::Kernel]
         }
-        users
-    });
-    match timeout(LOOK, looking).await {
-        Ok(Ok(users)) => users,
-        _ => vec![DeviceUser::Kernel],
+        Some(Err(_)) | None => vec![DeviceUser::Kernel],
     }
 }

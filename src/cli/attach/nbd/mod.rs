@@ -37,11 +37,20 @@ const REMIND: u32 = 15;
 ///
 /// # Errors
 /// What stands against attaching or connecting; what writing back said.
-pub async fn attach_over_nbd(args: AttachCommand, report: Option<Report>, reclaim: ReclaimReport, env: Env) -> Outcome {
+pub async fn attach_over_nbd(
+    args: AttachCommand,
+    mut report: Option<Report>,
+    reclaim: ReclaimReport,
+    env: Env,
+) -> Outcome {
     let stop = Stop::on_signals().doing("signals")?;
     let dirs = args.engine.attach.dirs()?;
     make_private_dir(&dirs.runtime).doing("runtime directory")?;
     let (names, first) = (args.volumes.clone(), args.volumes[0].clone());
+    if let Some(report) = &mut report {
+        let log = dirs.runtime.join(format!("{first}.log"));
+        report.log_to(&log).doing(log.display())?;
+    }
     let socket = dirs.runtime.join(format!("{first}.nbd"));
     let serve = ServeArgs::on_socket(args.pool, args.volumes, socket.clone(), args.read_only, args.engine);
     let serving = tokio::select! {
@@ -56,10 +65,11 @@ pub async fn attach_over_nbd(args: AttachCommand, report: Option<Report>, reclai
     let devices = async {
         let outcome = async {
             daemon.connected(connect(&socket, &blocks).await?);
-            let ready = announce(daemon.devices(), &uris, &socket, &blocks).and_then(|()| {
-                report.map_or(Ok(()), |r| r.ready(&dirs.runtime.join(format!("{first}.log"))).doing("log"))
-            });
+            let ready = announce(daemon.devices(), &uris, &socket, &blocks);
             if ready.is_ok() {
+                if let Some(report) = report {
+                    report.ready();
+                }
                 tell_systemd(&[
                     NotifyState::Ready,
                     NotifyState::MainPid(std::process::id()),
