@@ -121,6 +121,13 @@ pub fn kernel_instance(id: u32) -> Option<u64> {
     fs::metadata(format!("/sys/class/ublk-char/ublkc{id}")).ok().map(|m| m.ino())
 }
 
+/// Bytes of the disk of number `id`, where the kernel tells.
+pub fn kernel_size(id: u32) -> Option<u64> {
+    // Sectors of 512 bytes, whatever the disk's own are.
+    let sectors: u64 = fs::read_to_string(format!("/sys/block/ublkb{id}/size")).ok()?.trim().parse().ok()?;
+    sectors.checked_mul(512)
+}
+
 /// Waits until the kernel has noticed that nobody serves the device any more. Blocks, 30 seconds at most.
 pub fn await_pause(record: &DeviceRecord) -> Kernel {
     let until = Instant::now() + NOTICE;
@@ -221,6 +228,7 @@ mod tests {
             queues: 1,
             depth: 1,
             durability: "object".into(),
+            journal_dir: None,
             pid: 42,
             control: "/nonexistent".into(),
             links: Vec::new(),

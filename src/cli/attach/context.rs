@@ -1,12 +1,14 @@
 //! What bringing up a device needs, whichever way.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process;
 
 use tokio::runtime::Handle;
 
 use super::args::AttachCommand;
 use super::links::label_of;
+use super::policy::Asked;
 use crate::env::Env;
 use crate::host::{DeviceRecord, Devices, Numbers, Stage, hex16};
 use crate::pool::{Pool, VolumeRecord};
@@ -21,6 +23,8 @@ pub struct Context {
     pub devices: Devices,
     pub numbers: Numbers,
     pub control: PathBuf,
+    /// The journal's directory, where the command line names one.
+    pub journal: Option<PathBuf>,
     pub env: Env,
     pub runtime: Handle,
 }
@@ -37,9 +41,28 @@ impl Context {
         }
     }
 
-    /// The options of one attach under the writer's id that is on record.
-    pub fn options_of(&self, writer: [u8; 16], resume: Option<Vec<[u8; 16]>>) -> AttachOptions {
-        AttachOptions { writer: Some(writer), resume, ..self.options.clone() }
+    /// The options of one attach under the writer's id that is on record: of `resumed`'s record, if a device goes on.
+    pub fn options_of(&self, writer: [u8; 16], resumed: Option<&DeviceRecord>) -> AttachOptions {
+        let mut options = AttachOptions { writer: Some(writer), ..self.options.clone() };
+        if let Some(record) = resumed {
+            options.resume = Some(record.writer_ids());
+            // Its journal is where it always was; in another directory it would only seem to be lost.
+            if let Some(dir) = &record.journal_dir {
+                options.journal_dir.clone_from(dir);
+            }
+        }
+        options
+    }
+
+    /// Where journals of this process lie.
+    pub fn journal_dir(&self) -> PathBuf {
+        real_path(&self.options.journal_dir)
+    }
+
+    /// What the command line and the catalogue say of the device of `volume`.
+    pub fn asked(&self, volume: &VolumeRecord) -> Asked {
+        let journal = self.journal.as_deref().map(real_path);
+        Asked { read_only: self.options.read_only, size: volume.size, journal }
     }
 
     /// A record for a device that has no number yet.
@@ -61,11 +84,22 @@ impl Context {
             queues: self.target.queues,
             depth: self.target.depth,
             durability: "object".into(),
+            journal_dir: Some(self.journal_dir()),
             pid: process::id(),
             control: self.control.clone(),
             links: Vec::new(),
-            arguments: std::env::args().collect(),
+            arguments: arguments(),
             writers: vec![hex16(writer)],
         }
     }
+}
+
+/// This process's command line, for people.
+pub fn arguments() -> Vec<String> {
+    std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect()
+}
+
+/// The same for every way to name a directory that is there.
+fn real_path(dir: &Path) -> PathBuf {
+    fs::canonicalize(dir).or_else(|_| std::path::absolute(dir)).unwrap_or_else(|_| dir.into())
 }

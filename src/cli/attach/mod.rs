@@ -109,6 +109,7 @@ async fn prepare(args: &AttachCommand, reclaim: ReclaimReport, env: Env) -> Outc
         devices,
         numbers: Numbers::below(&dirs.state),
         control: control.path().to_path_buf(),
+        journal: args.engine.attach.journal_dir.clone(),
         env: env.clone(),
         runtime: Handle::current(),
         pool: pool.clone(),

@@ -1,7 +1,7 @@
 //! From what is on record to what is done about each volume.
 
-use super::policy::{Obstacle, Verdict, Wish, judge};
-use crate::cli::devices::{Kernel, Seen, ask_kernel, await_pause, remove_dead};
+use super::policy::{Asked, Obstacle, Verdict, Wish, contradiction, judge};
+use crate::cli::devices::{Kernel, Seen, ask_kernel, await_pause, kernel_size, remove_dead};
 use crate::cli::failure::{Doing, Exit, Failure, Outcome};
 use crate::host::{DeviceRecord, Devices, HeldDevice};
 use crate::pool::VolumeRecord;
@@ -24,12 +24,12 @@ pub enum Plan {
 ///
 /// # Errors
 /// What stands in the way.
-pub fn plan(devices: &Devices, wish: Wish, pool: &str, volume: &VolumeRecord) -> Outcome<Plan> {
+pub fn plan(devices: &Devices, wish: Wish, pool: &str, volume: &VolumeRecord, asked: &Asked) -> Outcome<Plan> {
     let mut plan = Plan::Anew;
     let mut known = false;
     for record in devices.all().doing("device records")?.into_iter().filter(|r| r.is_of(pool, volume.number)) {
         known = true;
-        match plan_for(devices, wish, record.id)? {
+        match plan_for(devices, wish, record.id, asked)? {
             Plan::Anew => {}
             other => plan = other,
         }
@@ -40,15 +40,21 @@ pub fn plan(devices: &Devices, wish: Wish, pool: &str, volume: &VolumeRecord) ->
     }
 }
 
-fn plan_for(devices: &Devices, wish: Wish, id: u32) -> Outcome<Plan> {
+fn plan_for(devices: &Devices, wish: Wish, id: u32, asked: &Asked) -> Outcome<Plan> {
     for _ in 0..LOOKS {
         let held = devices.try_hold(id).doing("device records")?;
         // Read again now that nobody can change it, if so.
         let Some(record) = devices.load(id).doing("device records")? else { return Ok(Plan::Anew) };
         let kernel = ask_kernel(&record);
         match (judge(wish, Some((held.is_none(), kernel))), held) {
-            (Verdict::Resume, Some(held)) => return Ok(Plan::Resume(Box::new((held, record)))),
-            (Verdict::TakeOver, _) => return Ok(Plan::TakeOver(Box::new(record))),
+            (Verdict::Resume, Some(held)) => {
+                agreed(asked, &record)?;
+                return Ok(Plan::Resume(Box::new((held, record))));
+            }
+            (Verdict::TakeOver, _) => {
+                agreed(asked, &record)?;
+                return Ok(Plan::TakeOver(Box::new(record)));
+            }
             (Verdict::ForgetAndAnew | Verdict::DeleteAndAnew, Some(held)) => {
                 tracing::info!("{}: clearing away what a process that is gone has left", record.path().display());
                 remove_dead(&held, &record)?;
@@ -67,6 +73,12 @@ fn plan_for(devices: &Devices, wish: Wish, id: u32) -> Outcome<Plan> {
         }
     }
     Err(Failure::plain("device records", "they keep changing; try again"))
+}
+
+/// Refuses what would change the device under its users, before anything has happened.
+fn agreed(asked: &Asked, record: &DeviceRecord) -> Outcome {
+    let Some(why) = contradiction(asked, record, kernel_size(record.id)) else { return Ok(()) };
+    Err(Failure::new(Exit::Usage, record.path().display(), format!("{why}; nothing was done to it")))
 }
 
 fn seen(record: DeviceRecord, owned: bool, kernel: Kernel) -> Seen {

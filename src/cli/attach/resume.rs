@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::context::Context;
+use super::context::{Context, arguments};
 use super::patience::Outage;
 use super::served::Served;
 use super::start::linked;
@@ -29,7 +29,8 @@ pub async fn resume(
     record.pid = std::process::id();
     remove_stale_socket(&record.control);
     record.control.clone_from(&context.control);
-    record.arguments = std::env::args().collect();
+    record.arguments = arguments();
+    record.journal_dir.get_or_insert_with(|| context.journal_dir());
     held.store(&record).doing("device records")?;
     tracing::info!("{device}: bringing back volume {}", volume.name);
     let (attached, writer) = match attach_on(context, volume, &held, &mut record).await {
@@ -68,7 +69,7 @@ async fn attach_on(
     loop {
         let writer = context.env.random16();
         note(held, record, &writer).map_err(Stop::Leave)?;
-        let options = context.options_of(writer, Some(record.writer_ids()));
+        let options = context.options_of(writer, Some(record));
         let attach = Volume::attach(&context.pool, volume, options, context.env.clone());
         let error = match outage.attempt(context.pool.store(), attach).await.map_err(Stop::Fail)? {
             Ok(attached) => return Ok((attached, writer)),

@@ -56,6 +56,9 @@ pub struct DeviceRecord {
     pub depth: u16,
     /// Where a completed flush is durable.
     pub durability: String,
+    /// The directory that its journal lies in: a successor goes on from there, whatever its own flags say.
+    #[serde(default)]
+    pub journal_dir: Option<PathBuf>,
     /// The process that serves it, or did last. For people: the lock says whether it lives.
     pub pid: u32,
     /// Its control socket.

@@ -20,6 +20,7 @@ pub fn record(id: u32) -> DeviceRecord {
         queues: 2,
         depth: 128,
         durability: "object".into(),
+        journal_dir: None,
         pid: 42,
         control: "/run/esker/attach-42.sock".into(),
         links: Vec::new(),
