@@ -35,7 +35,7 @@ pub fn plan(devices: &Devices, wish: Wish, pool: &str, volume: &VolumeRecord, as
         }
     }
     match judge(wish, None) {
-        Verdict::Refuse(obstacle) if !known => Err(refused(obstacle, &volume.name, None)),
+        Verdict::Refuse(obstacle) if !known => Err(refused(wish, obstacle, &volume.name, None)),
         _ => Ok(plan),
     }
 }
@@ -62,12 +62,13 @@ fn plan_for(devices: &Devices, wish: Wish, id: u32, asked: &Asked) -> Outcome<Pl
             }
             (Verdict::AwaitPause, _) => {
                 if await_pause(&record) == Kernel::Live {
-                    return Err(refused(Obstacle::Unclear, &record.volume.clone(), Some(seen(record, false, kernel))));
+                    let volume = record.volume.clone();
+                    return Err(refused(wish, Obstacle::Unclear, &volume, Some(seen(record, false, kernel))));
                 }
             }
             (Verdict::Refuse(obstacle), held) => {
                 let volume = record.volume.clone();
-                return Err(refused(obstacle, &volume, Some(seen(record, held.is_none(), kernel))));
+                return Err(refused(wish, obstacle, &volume, Some(seen(record, held.is_none(), kernel))));
             }
             _ => return Ok(Plan::Anew),
         }
@@ -85,7 +86,7 @@ fn seen(record: DeviceRecord, owned: bool, kernel: Kernel) -> Seen {
     Seen { record, owned, kernel }
 }
 
-fn refused(obstacle: Obstacle, volume: &str, seen: Option<Seen>) -> Failure {
+fn refused(wish: Wish, obstacle: Obstacle, volume: &str, seen: Option<Seen>) -> Failure {
     let what = format!("volume {volume}");
     let Some(seen) = seen else {
         return Failure::new(
@@ -109,5 +110,8 @@ fn refused(obstacle: Obstacle, volume: &str, seen: Option<Seen>) -> Failure {
         }
         Obstacle::Unclear => format!("the kernel does not say how {device} stands; are you root?"),
     };
-    Failure::new(Exit::InUse, what, why)
+    // What is in the way of a recovery passes by itself, so that whoever restarts us is to try again; the code of a device
+    // that was failed would tell it not to.
+    let exit = if wish == Wish::Recover { Exit::Failure } else { Exit::InUse };
+    Failure::new(exit, what, why)
 }

@@ -88,7 +88,8 @@ async fn attach_on(
                     outage.wait(Failure::new(e.exit(), &what, &e)).await.map_err(Stop::Fail)?;
                 }
             }
-            e if e.may_pass() => outage.moment(Failure::new(e.exit(), &what, e)).await.map_err(Stop::Leave)?,
+            // With the code that lets it be tried again: the device waits.
+            e if e.may_pass() => outage.moment(Failure::plain(&what, e)).await.map_err(Stop::Leave)?,
             e => return Err(Stop::Leave(Failure::new(e.exit(), what, e))),
         }
     }

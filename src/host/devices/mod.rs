@@ -1,9 +1,10 @@
 //! Device records: which ublk device carries which volume, and who serves it.
 //!
-//! `ublkbN.json` says what the device is; it is replaced as a whole. `ublkbN.lock` is held (flock) by the process that
-//! serves the device or decides about it: alive is judged by this lock, never by a pid. Lock files stay: removing one
-//! that somebody waits for would give two processes a lock each.
+//! `ublkbN.json` says what the device is; it is replaced as a whole. `ublkbN.lock` is held by the process that serves the
+//! device or decides about it: alive is judged by this lock, never by a pid. Lock files stay: removing one that somebody
+//! waits for would give two processes a lock each.
 
+mod lock;
 mod numbers;
 mod record;
 
@@ -12,7 +13,6 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
 use thiserror::Error;
 
 use super::identity::make_private_dir;
@@ -135,14 +135,11 @@ impl Devices {
         let path = self.lock_path(id);
         let open = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let lock = open.map_err(failed(&path))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(HeldDevice { devices: self.clone(), id, _lock: lock })),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-            Err(e) => Err(failed(&path)(e.into())),
-        }
+        let taken = lock::try_lock(&lock).map_err(failed(&path))?;
+        Ok(taken.then(|| HeldDevice { devices: self.clone(), id, _lock: lock }))
     }
 
-    /// Whether a process holds the lock of device `id` right now.
+    /// Whether a process holds the lock of device `id` right now. Looking is in nobody's way.
     ///
     /// # Errors
     /// Where the lock file cannot be looked at.
@@ -152,12 +149,7 @@ impl Devices {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
             other => other.map_err(failed(&path))?,
         };
-        // Shared, so that two who look do not take each other for an owner.
-        match flock(&lock, FlockOperation::NonBlockingLockShared) {
-            Ok(()) => Ok(false),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
-            Err(e) => Err(failed(&path)(e.into())),
-        }
+        lock::is_locked(&lock).map_err(failed(&path))
     }
 
     fn record_path(&self, id: u32) -> PathBuf {

@@ -60,6 +60,26 @@ fn a_lock_is_one_processs_until_it_is_dropped() {
 }
 
 #[test]
+fn who_looks_is_in_nobodys_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let devices = Devices::below(dir.path(), "b1".into());
+    drop(devices.try_hold(0).unwrap());
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    devices.is_held(0).unwrap();
+                }
+            });
+        }
+        let refused = (0..20_000).filter(|_| devices.try_hold(0).unwrap().is_none()).count();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(refused, 0);
+    });
+}
+
+#[test]
 fn what_is_no_record_is_named_and_not_passed_over() {
     let dir = tempfile::tempdir().unwrap();
     let devices = Devices::below(dir.path(), "b1".into());
