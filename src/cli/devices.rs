@@ -11,7 +11,7 @@ use tokio::task::spawn_blocking;
 
 use super::failure::{Doing, Exit, Failure, Outcome};
 use crate::host::{DeviceRecord, Devices, HeldDevice, boot_id, hex16, remove_stale_socket};
-use crate::ublk::{Control, State};
+use crate::ublk::{Control, State, UblkError};
 
 /// How long the kernel may take to notice that a daemon died.
 const NOTICE: Duration = Duration::from_secs(30);
@@ -97,22 +97,28 @@ pub fn ask_kernel(record: &DeviceRecord) -> Kernel {
     if instance.is_none() {
         return Kernel::Gone;
     }
-    let state = Control::open().and_then(|control| control.info(record.id));
-    let kernel = match state {
+    let info = match Control::open().and_then(|control| control.info(record.id)) {
         Ok(None) => return Kernel::Gone,
-        Ok(Some(info)) => match info.state {
-            State::Dead => Kernel::Dead,
-            State::Live => Kernel::Live,
-            State::Quiesced | State::FailIo => Kernel::Paused,
-            State::Unknown(_) => Kernel::Present,
-        },
-        Err(_) => Kernel::Present,
+        Ok(Some(info)) => Some(info),
+        Err(_) => None,
     };
+    if !is_same(record, instance, info.as_ref().map(|i| i.mark)) {
+        return Kernel::Gone;
+    }
+    match info.map(|i| i.state) {
+        Some(State::Dead) => Kernel::Dead,
+        Some(State::Live) => Kernel::Live,
+        Some(State::Quiesced | State::FailIo) => Kernel::Paused,
+        Some(State::Unknown(_)) | None => Kernel::Present,
+    }
+}
+
+/// Whether what the kernel has under the record's number is the record's, and no other program's.
+fn is_same(record: &DeviceRecord, instance: Option<u64>, mark: Option<u64>) -> bool {
     match record.instance {
-        Some(known) if Some(known) == instance => kernel,
-        // Its number was taken for it, and its maker died before it could note more: nobody has seen it.
-        None if kernel == Kernel::Dead => Kernel::Dead,
-        _ => Kernel::Gone,
+        Some(known) => Some(known) == instance,
+        // Its maker died, or the kernel was slow, before more could be noted.
+        None => record.mark != 0 && mark == Some(record.mark),
     }
 }
 
@@ -145,15 +151,24 @@ pub fn remove_dead(held: &HeldDevice, record: &DeviceRecord) -> Outcome {
     let name = record.path().display().to_string();
     if ask_kernel(record) != Kernel::Gone {
         let control = Control::open().doing(&name)?;
-        control.stop(record.id).doing(&name)?;
-        match control.delete(record.id) {
-            Err(crate::ublk::UblkError::NoDevice(_)) => {}
-            other => other.doing(&name)?,
+        // The number may become another program's at any time; so each step asks again whose it is.
+        if ask_kernel(record) != Kernel::Gone {
+            gone_or_done(control.stop(record.id)).doing(&name)?;
+        }
+        if ask_kernel(record) != Kernel::Gone {
+            gone_or_done(control.delete(record.id)).doing(&name)?;
         }
     }
     unlink_all(record);
     remove_stale_socket(&record.control);
     held.forget().doing(name)
+}
+
+fn gone_or_done(outcome: Result<(), UblkError>) -> Result<(), UblkError> {
+    match outcome {
+        Err(UblkError::NoDevice(_)) => Ok(()),
+        other => other,
+    }
 }
 
 /// Removes the links that the device's process made.
@@ -217,6 +232,7 @@ mod tests {
             id: 4_000_000,
             boot: devices.boot().into(),
             instance: None,
+            mark: 0,
             stage: Stage::Live,
             pool: "ab".repeat(16),
             url: "s3://b/p".into(),
@@ -254,6 +270,18 @@ mod tests {
         drop(held);
         // The record alone, of a device that the kernel does not have, is in nobody's way.
         refused(3).await.unwrap();
+    }
+
+    #[test]
+    fn a_number_alone_makes_no_device_ours() {
+        let devices = Devices::below(Path::new("/nonexistent"), "b".into());
+        let noted = DeviceRecord { instance: Some(7), mark: 5, ..record(&devices) };
+        assert!(is_same(&noted, Some(7), Some(5)) && is_same(&noted, Some(7), None));
+        assert!(!is_same(&noted, Some(8), Some(5)) && !is_same(&noted, None, Some(5)));
+        let unnoted = DeviceRecord { instance: None, ..noted };
+        assert!(is_same(&unnoted, Some(8), Some(5)));
+        assert!(!is_same(&unnoted, Some(8), Some(0)) && !is_same(&unnoted, Some(8), None));
+        assert!(!is_same(&record(&devices), Some(8), Some(0)), "no mark is nobody's mark");
     }
 
     #[test]

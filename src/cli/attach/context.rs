@@ -38,6 +38,7 @@ impl Context {
             depth: args.depth,
             copy: args.copy,
             allow_unrecoverable: args.allow_unrecoverable,
+            mark: 0,
         }
     }
 
@@ -73,6 +74,7 @@ impl Context {
             id: 0,
             boot: self.devices.boot().to_owned(),
             instance: None,
+            mark: u64::from_le_bytes(half(self.env.random16())),
             stage: Stage::Starting,
             pool: self.pool.id_hex(),
             label: label_of(&url),
@@ -92,6 +94,11 @@ impl Context {
             writers: vec![hex16(writer)],
         }
     }
+}
+
+fn half(id: [u8; 16]) -> [u8; 8] {
+    let [a, b, c, d, e, f, g, h, ..] = id;
+    [a, b, c, d, e, f, g, h]
 }
 
 /// This process's command line, for people.

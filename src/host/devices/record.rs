@@ -34,6 +34,9 @@ pub struct DeviceRecord {
     pub boot: String,
     /// The kernel's identity of the device of this number, once it is there: another program's may follow it.
     pub instance: Option<u64>,
+    /// A random number that the kernel keeps with the device, from the moment it is there; 0 is none.
+    #[serde(default)]
+    pub mark: u64,
     /// How far it has come.
     pub stage: Stage,
     /// The pool's id, 32 hex digits.

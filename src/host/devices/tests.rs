@@ -9,6 +9,7 @@ pub fn record(id: u32) -> DeviceRecord {
         id,
         boot: "b1".into(),
         instance: Some(7),
+        mark: 0,
         stage: Stage::Live,
         pool: "ab".repeat(16),
         url: "s3://bucket/pool".into(),
