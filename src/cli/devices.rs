@@ -246,6 +246,7 @@ mod tests {
             durability: "object".into(),
             journal_dir: None,
             pid: 42,
+            started: None,
             control: "/nonexistent".into(),
             links: Vec::new(),
             arguments: Vec::new(),

@@ -22,7 +22,7 @@ pub use kernel::{
     Capability, ControlDevice, Driver, IoUring, JournalFacts, NbdFacts, Release, Rights, UblkFacts,
     usual_journal_bytes, why_no_ublk,
 };
-pub use process::ProcessHandle;
+pub use process::{ProcessHandle, process_start};
 pub use reclaim::{Measure, ReclaimReport, prepare_process};
 pub use socket::{SocketError, SocketFile, listen_on};
 pub use usage::{DeviceUser, describe_users, is_held_by_kernel, users_of};

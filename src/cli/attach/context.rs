@@ -10,7 +10,7 @@ use super::args::AttachCommand;
 use super::links::label_of;
 use super::policy::Asked;
 use crate::env::Env;
-use crate::host::{DeviceRecord, Devices, Numbers, Stage, hex16};
+use crate::host::{DeviceRecord, Devices, Numbers, Stage, hex16, process_start};
 use crate::pool::{Pool, VolumeRecord};
 use crate::ublk::TargetOptions;
 use crate::volume::AttachOptions;
@@ -88,6 +88,7 @@ impl Context {
             durability: "object".into(),
             journal_dir: Some(self.journal_dir()),
             pid: process::id(),
+            started: process_start(process::id()),
             control: self.control.clone(),
             links: Vec::new(),
             arguments: arguments(),

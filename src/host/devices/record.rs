@@ -62,8 +62,11 @@ pub struct DeviceRecord {
     /// The directory that its journal lies in: a successor goes on from there, whatever its own flags say.
     #[serde(default)]
     pub journal_dir: Option<PathBuf>,
-    /// The process that serves it, or did last. For people: the lock says whether it lives.
+    /// The process that serves it, or did last. The lock says whether it lives.
     pub pid: u32,
+    /// When that process began ([`process_start`](super::super::process_start)): its number may become another's.
+    #[serde(default)]
+    pub started: Option<u64>,
     /// Its control socket.
     pub control: PathBuf,
     /// The links in `/dev` that the process made itself.

@@ -23,6 +23,7 @@ pub fn record(id: u32) -> DeviceRecord {
         durability: "object".into(),
         journal_dir: None,
         pid: 42,
+        started: None,
         control: "/run/esker/attach-42.sock".into(),
         links: Vec::new(),
         arguments: vec!["esker".into(), "attach".into()],
