@@ -133,7 +133,7 @@ fn still_serves(asked: &DeviceRecord, now: Option<&DeviceRecord>, began: Option<
 
 /// The recorded device that is meant.
 fn find(devices: &Devices, target: &str) -> Outcome<Seen> {
-    let all = look_at_all(devices)?;
+    let (all, unreadable) = look_at_all(devices)?;
     let path = Path::new(target);
     // A link of ours or udev's, or somebody's own.
     let real = if path.is_absolute() { fs::canonicalize(path).ok() } else { None };
@@ -148,6 +148,9 @@ fn find(devices: &Devices, target: &str) -> Outcome<Seen> {
         (Some(seen), 1) => Ok(seen),
         (Some(_), _) => {
             Err(Failure::new(Exit::Usage, target, format!("that can be {}; say which", names.join(" or "))))
+        }
+        (None, _) if let Some(its) = unreadable.iter().find(|u| number_in(&name) == Some(u.id)) => {
+            Err(Failure::plain(target, &its.why))
         }
         (None, _) if number_in(&name).and_then(kernel_instance).is_some() => {
             Err(Failure::new(Exit::NotFound, target, "that ublk device is another program's"))

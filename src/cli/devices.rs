@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::task::spawn_blocking;
 
 use super::failure::{Doing, Exit, Failure, Outcome};
-use crate::host::{DeviceRecord, Devices, HeldDevice, boot_id, hex16, remove_stale_socket};
+use crate::host::{DeviceRecord, Devices, HeldDevice, UnreadableRecord, boot_id, hex16, remove_stale_socket};
 use crate::ublk::{Control, State, UblkError};
 
 /// How long the kernel may take to notice that a daemon died.
@@ -85,10 +85,23 @@ pub fn look(devices: &Devices, record: DeviceRecord) -> Outcome<Seen> {
     Ok(Seen { kernel: ask_kernel(&record), owned, record })
 }
 
-/// All that is on record, each as it stands. Blocks for a moment.
-pub fn look_at_all(devices: &Devices) -> Outcome<Vec<Seen>> {
+/// All that is on record, each as it stands, and the records that cannot be read. Blocks for a moment.
+pub fn look_at_all(devices: &Devices) -> Outcome<(Vec<Seen>, Vec<UnreadableRecord>)> {
     let records = devices.all().doing("device records")?;
-    records.into_iter().map(|record| look(devices, record)).collect()
+    let seen = records.readable.into_iter().map(|record| look(devices, record)).collect::<Outcome<_>>()?;
+    Ok((seen, records.unreadable))
+}
+
+/// Refuses what is about a volume without a record of its own: one that cannot be read may be it, if there is, or is about
+/// to be, a device behind it.
+pub fn refuse_unreadable(devices: &Devices, unreadable: &[UnreadableRecord]) -> Outcome {
+    for record in unreadable {
+        if kernel_instance(record.id).is_some() || devices.is_held(record.id).doing("device records")? {
+            let why = format!("{}; it may be about this volume", record.why);
+            return Err(Failure::plain(record.path().display(), why));
+        }
+    }
+    Ok(())
 }
 
 /// What the kernel has in the place of `record`.
@@ -193,8 +206,11 @@ pub fn unlink_all(record: &DeviceRecord) {
 pub async fn refuse_attached(devices: Devices, pool: String, number: u32, name: &str) -> Outcome {
     let found = blocking("device records", move || {
         let records = devices.all().doing("device records")?;
-        let ours = records.into_iter().filter(|r| r.is_of(&pool, number));
-        ours.map(|record| look(&devices, record)).collect::<Outcome<Vec<_>>>()
+        let ours: Vec<_> = records.readable.into_iter().filter(|r| r.is_of(&pool, number)).collect();
+        if ours.is_empty() {
+            refuse_unreadable(&devices, &records.unreadable)?;
+        }
+        ours.into_iter().map(|record| look(&devices, record)).collect::<Outcome<Vec<_>>>()
     })
     .await?;
     let Some(seen) = found.into_iter().find(Seen::has_volume) else { return Ok(()) };
@@ -283,6 +299,26 @@ mod tests {
         assert!(is_same(&unnoted, Some(8), Some(5)));
         assert!(!is_same(&unnoted, Some(8), Some(0)) && !is_same(&unnoted, Some(8), None));
         assert!(!is_same(&record(&devices), Some(8), Some(0)), "no mark is nobody's mark");
+    }
+
+    #[tokio::test]
+    async fn a_record_that_cannot_be_read_may_be_any_volumes() {
+        let dir = tempfile::tempdir().unwrap();
+        let devices = Devices::below(dir.path(), "b".into());
+        let record = record(&devices);
+        let refused = async || refuse_attached(devices.clone(), record.pool.clone(), 3, "data").await;
+        let unreadable = devices.try_hold(4_000_001).unwrap().unwrap();
+        fs::write(dir.path().join("devices/ublkb4000001.json"), "{\"format\":2}").unwrap();
+        let failure = refused().await.unwrap_err().to_string();
+        assert!(failure.contains("ublkb4000001") && failure.contains("another version"), "{failure}");
+        // Not of one that has a record of its own, and not where nothing is behind it.
+        let held = devices.try_hold(record.id).unwrap().unwrap();
+        held.store(&record).unwrap();
+        drop(held);
+        refused().await.unwrap();
+        drop(unreadable);
+        fs::remove_file(dir.path().join("devices/ublkb4000000.json")).unwrap();
+        refused().await.unwrap();
     }
 
     #[test]

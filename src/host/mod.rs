@@ -16,7 +16,10 @@ pub use backing::{Backing, BackingDevice, HostTree, StackedError, backing_chain,
 pub use control::{
     ControlError, ControlServer, Done, Refusal, Say, StatusSource, ask, ask_status, find_sockets, remove_stale_socket,
 };
-pub use devices::{DeviceRecord, Devices, DevicesError, HeldDevice, MAX_WRITERS, Numbers, Stage, device_number_of};
+pub use devices::{
+    DeviceRecord, Devices, DevicesError, HeldDevice, MAX_WRITERS, Numbers, Records, Stage, UnreadableRecord,
+    device_number_of,
+};
 pub use identity::{Dirs, HostIdentity, boot_id, hex16, is_tmpfs, make_private_dir};
 pub use kernel::{
     Capability, ControlDevice, Driver, IoUring, JournalFacts, NbdFacts, Release, Rights, UblkFacts,

@@ -1,7 +1,7 @@
 //! From what is on record to what is done about each volume.
 
 use super::policy::{Asked, Obstacle, Verdict, Wish, contradiction, judge};
-use crate::cli::devices::{Kernel, Seen, ask_kernel, await_pause, kernel_size, remove_dead};
+use crate::cli::devices::{Kernel, Seen, ask_kernel, await_pause, kernel_size, refuse_unreadable, remove_dead};
 use crate::cli::failure::{Doing, Exit, Failure, Outcome};
 use crate::host::{DeviceRecord, Devices, HeldDevice};
 use crate::pool::VolumeRecord;
@@ -27,12 +27,16 @@ pub enum Plan {
 pub fn plan(devices: &Devices, wish: Wish, pool: &str, volume: &VolumeRecord, asked: &Asked) -> Outcome<Plan> {
     let mut plan = Plan::Anew;
     let mut known = false;
-    for record in devices.all().doing("device records")?.into_iter().filter(|r| r.is_of(pool, volume.number)) {
+    let records = devices.all().doing("device records")?;
+    for record in records.readable.into_iter().filter(|r| r.is_of(pool, volume.number)) {
         known = true;
         match plan_for(devices, wish, record.id, asked)? {
             Plan::Anew => {}
             other => plan = other,
         }
+    }
+    if !known {
+        refuse_unreadable(devices, &records.unreadable)?;
     }
     match judge(wish, None) {
         Verdict::Refuse(obstacle) if !known => Err(refused(wish, obstacle, &volume.name, None)),

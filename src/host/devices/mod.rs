@@ -46,6 +46,31 @@ pub enum DevicesError {
     },
 }
 
+/// All that is on record.
+#[derive(Debug, Default)]
+pub struct Records {
+    /// What can be read, by number.
+    pub readable: Vec<DeviceRecord>,
+    /// What cannot: of another version of esker, or damaged.
+    pub unreadable: Vec<UnreadableRecord>,
+}
+
+/// A record that cannot be read; it concerns its own number, and whatever volume it may be about.
+#[derive(Debug)]
+pub struct UnreadableRecord {
+    /// N of `/dev/ublkbN`.
+    pub id: u32,
+    /// What is wrong with it.
+    pub why: DevicesError,
+}
+
+impl UnreadableRecord {
+    /// `/dev/ublkbN`.
+    pub fn path(&self) -> PathBuf {
+        Path::new("/dev").join(kernel_name(self.id))
+    }
+}
+
 /// The directory of records.
 #[derive(Debug, Clone)]
 pub struct Devices {
@@ -77,21 +102,24 @@ impl Devices {
         FORMAT
     }
 
-    /// All records of this boot, by number.
+    /// All records of this boot; none where there is no directory.
     ///
     /// # Errors
-    /// Where the directory or a record cannot be read; none where there is no directory.
-    pub fn all(&self) -> Result<Vec<DeviceRecord>, DevicesError> {
+    /// Where the directory cannot be read.
+    pub fn all(&self) -> Result<Records, DevicesError> {
         let entries = match fs::read_dir(&self.dir) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Records::default()),
             other => other.map_err(failed(&self.dir))?,
         };
         let number = |e: fs::DirEntry| device_number_of(e.file_name().to_str()?.strip_suffix(".json")?);
         let mut ids: Vec<u32> = entries.flatten().filter_map(number).take(MAX_RECORDS).collect();
         ids.sort_unstable();
-        let mut records = Vec::new();
+        let mut records = Records::default();
         for id in ids {
-            records.extend(self.load(id)?);
+            match self.load(id) {
+                Ok(record) => records.readable.extend(record),
+                Err(why) => records.unreadable.push(UnreadableRecord { id, why }),
+            }
         }
         Ok(records)
     }
