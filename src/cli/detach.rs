@@ -12,7 +12,8 @@ use super::devices::{Kernel, Seen, blocking, devices_below, kernel_instance, loo
 use super::failure::{Doing, Exit, Failure, Outcome};
 use super::output;
 use crate::host::{
-    ControlError, DeviceRecord, Devices, Dirs, HostTree, ProcessHandle, ask, describe_users, device_number_of, users_of,
+    ControlError, DeviceRecord, Devices, Dirs, HostTree, ProcessHandle, ask, describe_users, device_number_of,
+    process_start, users_of,
 };
 
 /// How long a killed process may take to end.
@@ -118,11 +119,17 @@ fn remove(devices: &Devices, record: &DeviceRecord) -> Outcome {
 /// Kills the process that serves `record`, if it still does. Blocks, half a minute at most.
 fn kill(devices: &Devices, record: &DeviceRecord) -> Outcome {
     let what = format!("process {}", record.pid);
-    let process = ProcessHandle::open(record.pid).doing(&what)?;
-    // The lock is still held, so the number is still the process's that we have the handle of.
+    let process = ProcessHandle::open(record.pid);
     if !devices.is_held(record.id).doing(&what)? {
         return Ok(());
     }
+    // Whoever holds the lock by now need not be the process that was asked, nor that number be its own any more.
+    let now = devices.load(record.id).doing(&what)?;
+    if !still_serves(record, now.as_ref(), process_start(record.pid)) {
+        let why = "it is not, or no longer, the one that serves the device; look at `esker list`, and try again";
+        return Err(Failure::plain(what, why));
+    }
+    let process = process.doing(&what)?;
     process.kill().doing(&what)?;
     if process.wait(KILLED).doing(&what)? {
         return Ok(());
@@ -130,9 +137,14 @@ fn kill(devices: &Devices, record: &DeviceRecord) -> Outcome {
     Err(Failure::plain(what, format!("it was killed, and has not ended after {} s", KILLED.as_secs())))
 }
 
+/// Whether the process of the number in `asked`, which began at `began`, is still the one on record.
+fn still_serves(asked: &DeviceRecord, now: Option<&DeviceRecord>, began: Option<u64>) -> bool {
+    began.is_some() && now.is_some_and(|now| now.pid == asked.pid && now.started == began)
+}
+
 /// The recorded device that is meant.
 fn find(devices: &Devices, target: &str) -> Outcome<Seen> {
-    let all = look_at_all(devices)?;
+    let (all, unreadable) = look_at_all(devices)?;
     let path = Path::new(target);
     // A link of ours or udev's, or somebody's own.
     let real = if path.is_absolute() { fs::canonicalize(path).ok() } else { None };
@@ -147,6 +159,9 @@ fn find(devices: &Devices, target: &str) -> Outcome<Seen> {
         (Some(seen), 1) => Ok(seen),
         (Some(_), _) => {
             Err(Failure::new(Exit::Usage, target, format!("that can be {}; say which", names.join(" or "))))
+        }
+        (None, _) if let Some(its) = unreadable.iter().find(|u| number_in(&name) == Some(u.id)) => {
+            Err(Failure::plain(target, &its.why))
         }
         (None, _) if number_in(&name).and_then(kernel_instance).is_some() => {
             Err(Failure::new(Exit::NotFound, target, "that ublk device is another program's"))
@@ -167,6 +182,21 @@ fn number_in(name: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_process_on_record_is_killed() {
+        let text = r#"{"format":1,"id":0,"boot":"b","instance":7,"stage":"live","pool":"p","url":"s3://b/p","label":"b-p",
+            "volume":"v","number":1,"size":8192,"read_only":false,"queues":1,"depth":1,"durability":"object",
+            "pid":42,"started":900,"control":"/c","links":[],"arguments":[],"writers":[]}"#;
+        let asked: DeviceRecord = serde_json::from_str(text).expect("as records are written");
+        assert!(still_serves(&asked, Some(&asked), Some(900)));
+        assert!(!still_serves(&asked, Some(&asked), Some(901)), "its number is another's");
+        assert!(!still_serves(&asked, Some(&asked), None) && !still_serves(&asked, None, Some(900)));
+        let successor = DeviceRecord { pid: 43, ..asked.clone() };
+        assert!(!still_serves(&asked, Some(&successor), Some(900)));
+        let unknown = DeviceRecord { started: None, ..asked.clone() };
+        assert!(!still_serves(&unknown, Some(&unknown), Some(900)));
+    }
 
     #[test]
     fn devices_have_many_names() {

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use tokio::task::spawn_blocking;
 
 use super::failure::{Doing, Exit, Failure, Outcome};
-use crate::host::{DeviceRecord, Devices, HeldDevice, boot_id, hex16, remove_stale_socket};
-use crate::ublk::{Control, State};
+use crate::host::{DeviceRecord, Devices, HeldDevice, UnreadableRecord, boot_id, hex16, remove_stale_socket};
+use crate::ublk::{Control, State, UblkError};
 
 /// How long the kernel may take to notice that a daemon died.
 const NOTICE: Duration = Duration::from_secs(30);
@@ -85,10 +85,23 @@ pub fn look(devices: &Devices, record: DeviceRecord) -> Outcome<Seen> {
     Ok(Seen { kernel: ask_kernel(&record), owned, record })
 }
 
-/// All that is on record, each as it stands. Blocks for a moment.
-pub fn look_at_all(devices: &Devices) -> Outcome<Vec<Seen>> {
+/// All that is on record, each as it stands, and the records that cannot be read. Blocks for a moment.
+pub fn look_at_all(devices: &Devices) -> Outcome<(Vec<Seen>, Vec<UnreadableRecord>)> {
     let records = devices.all().doing("device records")?;
-    records.into_iter().map(|record| look(devices, record)).collect()
+    let seen = records.readable.into_iter().map(|record| look(devices, record)).collect::<Outcome<_>>()?;
+    Ok((seen, records.unreadable))
+}
+
+/// Refuses what is about a volume without a record of its own: one that cannot be read may be it, if there is, or is about
+/// to be, a device behind it.
+pub fn refuse_unreadable(devices: &Devices, unreadable: &[UnreadableRecord]) -> Outcome {
+    for record in unreadable {
+        if kernel_instance(record.id).is_some() || devices.is_held(record.id).doing("device records")? {
+            let why = format!("{}; it may be about this volume", record.why);
+            return Err(Failure::plain(record.path().display(), why));
+        }
+    }
+    Ok(())
 }
 
 /// What the kernel has in the place of `record`.
@@ -97,28 +110,41 @@ pub fn ask_kernel(record: &DeviceRecord) -> Kernel {
     if instance.is_none() {
         return Kernel::Gone;
     }
-    let state = Control::open().and_then(|control| control.info(record.id));
-    let kernel = match state {
+    let info = match Control::open().and_then(|control| control.info(record.id)) {
         Ok(None) => return Kernel::Gone,
-        Ok(Some(info)) => match info.state {
-            State::Dead => Kernel::Dead,
-            State::Live => Kernel::Live,
-            State::Quiesced | State::FailIo => Kernel::Paused,
-            State::Unknown(_) => Kernel::Present,
-        },
-        Err(_) => Kernel::Present,
+        Ok(Some(info)) => Some(info),
+        Err(_) => None,
     };
+    if !is_same(record, instance, info.as_ref().map(|i| i.mark)) {
+        return Kernel::Gone;
+    }
+    match info.map(|i| i.state) {
+        Some(State::Dead) => Kernel::Dead,
+        Some(State::Live) => Kernel::Live,
+        Some(State::Quiesced | State::FailIo) => Kernel::Paused,
+        Some(State::Unknown(_)) | None => Kernel::Present,
+    }
+}
+
+/// Whether what the kernel has under the record's number is the record's, and no other program's.
+fn is_same(record: &DeviceRecord, instance: Option<u64>, mark: Option<u64>) -> bool {
     match record.instance {
-        Some(known) if Some(known) == instance => kernel,
-        // Its number was taken for it, and its maker died before it could note more: nobody has seen it.
-        None if kernel == Kernel::Dead => Kernel::Dead,
-        _ => Kernel::Gone,
+        Some(known) => Some(known) == instance,
+        // Its maker died, or the kernel was slow, before more could be noted.
+        None => record.mark != 0 && mark == Some(record.mark),
     }
 }
 
 /// What tells the device of number `id` from all before and after it: sysfs gives every directory a number of its own.
 pub fn kernel_instance(id: u32) -> Option<u64> {
     fs::metadata(format!("/sys/class/ublk-char/ublkc{id}")).ok().map(|m| m.ino())
+}
+
+/// Bytes of the disk of number `id`, where the kernel tells.
+pub fn kernel_size(id: u32) -> Option<u64> {
+    // Sectors of 512 bytes, whatever the disk's own are.
+    let sectors: u64 = fs::read_to_string(format!("/sys/block/ublkb{id}/size")).ok()?.trim().parse().ok()?;
+    sectors.checked_mul(512)
 }
 
 /// Waits until the kernel has noticed that nobody serves the device any more. Blocks, 30 seconds at most.
@@ -138,15 +164,24 @@ pub fn remove_dead(held: &HeldDevice, record: &DeviceRecord) -> Outcome {
     let name = record.path().display().to_string();
     if ask_kernel(record) != Kernel::Gone {
         let control = Control::open().doing(&name)?;
-        control.stop(record.id).doing(&name)?;
-        match control.delete(record.id) {
-            Err(crate::ublk::UblkError::NoDevice(_)) => {}
-            other => other.doing(&name)?,
+        // The number may become another program's at any time; so each step asks again whose it is.
+        if ask_kernel(record) != Kernel::Gone {
+            gone_or_done(control.stop(record.id)).doing(&name)?;
+        }
+        if ask_kernel(record) != Kernel::Gone {
+            gone_or_done(control.delete(record.id)).doing(&name)?;
         }
     }
     unlink_all(record);
     remove_stale_socket(&record.control);
     held.forget().doing(name)
+}
+
+fn gone_or_done(outcome: Result<(), UblkError>) -> Result<(), UblkError> {
+    match outcome {
+        Err(UblkError::NoDevice(_)) => Ok(()),
+        other => other,
+    }
 }
 
 /// Removes the links that the device's process made.
@@ -171,8 +206,11 @@ pub fn unlink_all(record: &DeviceRecord) {
 pub async fn refuse_attached(devices: Devices, pool: String, number: u32, name: &str) -> Outcome {
     let found = blocking("device records", move || {
         let records = devices.all().doing("device records")?;
-        let ours = records.into_iter().filter(|r| r.is_of(&pool, number));
-        ours.map(|record| look(&devices, record)).collect::<Outcome<Vec<_>>>()
+        let ours: Vec<_> = records.readable.into_iter().filter(|r| r.is_of(&pool, number)).collect();
+        if ours.is_empty() {
+            refuse_unreadable(&devices, &records.unreadable)?;
+        }
+        ours.into_iter().map(|record| look(&devices, record)).collect::<Outcome<Vec<_>>>()
     })
     .await?;
     let Some(seen) = found.into_iter().find(Seen::has_volume) else { return Ok(()) };
@@ -210,6 +248,7 @@ mod tests {
             id: 4_000_000,
             boot: devices.boot().into(),
             instance: None,
+            mark: 0,
             stage: Stage::Live,
             pool: "ab".repeat(16),
             url: "s3://b/p".into(),
@@ -221,7 +260,9 @@ mod tests {
             queues: 1,
             depth: 1,
             durability: "object".into(),
+            journal_dir: None,
             pid: 42,
+            started: None,
             control: "/nonexistent".into(),
             links: Vec::new(),
             arguments: Vec::new(),
@@ -246,6 +287,38 @@ mod tests {
         drop(held);
         // The record alone, of a device that the kernel does not have, is in nobody's way.
         refused(3).await.unwrap();
+    }
+
+    #[test]
+    fn a_number_alone_makes_no_device_ours() {
+        let devices = Devices::below(Path::new("/nonexistent"), "b".into());
+        let noted = DeviceRecord { instance: Some(7), mark: 5, ..record(&devices) };
+        assert!(is_same(&noted, Some(7), Some(5)) && is_same(&noted, Some(7), None));
+        assert!(!is_same(&noted, Some(8), Some(5)) && !is_same(&noted, None, Some(5)));
+        let unnoted = DeviceRecord { instance: None, ..noted };
+        assert!(is_same(&unnoted, Some(8), Some(5)));
+        assert!(!is_same(&unnoted, Some(8), Some(0)) && !is_same(&unnoted, Some(8), None));
+        assert!(!is_same(&record(&devices), Some(8), Some(0)), "no mark is nobody's mark");
+    }
+
+    #[tokio::test]
+    async fn a_record_that_cannot_be_read_may_be_any_volumes() {
+        let dir = tempfile::tempdir().unwrap();
+        let devices = Devices::below(dir.path(), "b".into());
+        let record = record(&devices);
+        let refused = async || refuse_attached(devices.clone(), record.pool.clone(), 3, "data").await;
+        let unreadable = devices.try_hold(4_000_001).unwrap().unwrap();
+        fs::write(dir.path().join("devices/ublkb4000001.json"), "{\"format\":2}").unwrap();
+        let failure = refused().await.unwrap_err().to_string();
+        assert!(failure.contains("ublkb4000001") && failure.contains("another version"), "{failure}");
+        // Not of one that has a record of its own, and not where nothing is behind it.
+        let held = devices.try_hold(record.id).unwrap().unwrap();
+        held.store(&record).unwrap();
+        drop(held);
+        refused().await.unwrap();
+        drop(unreadable);
+        fs::remove_file(dir.path().join("devices/ublkb4000000.json")).unwrap();
+        refused().await.unwrap();
     }
 
     #[test]

@@ -133,7 +133,7 @@ impl HasExit for AttachError {
             | AttachError::Ring(RingError::Busy { .. }) => Exit::InUse,
             AttachError::Deleted { .. } => Exit::NotFound,
             AttachError::Ring(RingError::Size { .. }) => Exit::Usage,
-            AttachError::Store(e) => e.exit(),
+            AttachError::Store(e) | AttachError::Undecided(e) => e.exit(),
             AttachError::Volume { source, .. } => source.exit(),
             _ => Exit::Failure,
         }

@@ -7,13 +7,14 @@ use super::devices::{Seen, devices_below, look_at_all};
 use super::failure::{Doing, Outcome};
 use super::output::{self, print_json, table};
 use super::size::show_size;
-use crate::host::Dirs;
+use crate::host::{Dirs, UnreadableRecord};
 use crate::ublk::{Control, State, block_path, device_ids};
 
 /// List attached volumes and their devices
 ///
 /// STATE is one of: live; starting; recovering; being removed; waiting for recovery (its process is dead, its users
-/// wait: `esker attach --recover`); dead (never started); gone (only its record is left). PID is that of the process
+/// wait: `esker attach --recover`); dead (never started); gone (only its record is left);
+/// unreadable record (written by another version of esker, or damaged). PID is that of the process
 /// that serves it.
 #[derive(Debug, Args)]
 #[command(after_help = "EXAMPLES:\n  \
@@ -30,8 +31,10 @@ pub struct ListArgs {
 }
 
 pub fn run(args: &ListArgs) -> Outcome {
-    let seen = look_at_all(&devices_below(&Dirs::of_this_user().runtime)?)?;
-    let others = if args.all { others(&seen)? } else { Vec::new() };
+    let (seen, unreadable) = look_at_all(&devices_below(&Dirs::of_this_user().runtime)?)?;
+    let mut others = if args.all { others(&seen)? } else { Vec::new() };
+    others.retain(|o| !unreadable.iter().any(|u| u.id == o.id));
+    others.extend(unreadable.iter().map(unread));
     if args.json {
         return print_json(&seen.iter().map(describe).chain(others.iter().map(|o| json!(o))).collect());
     }
@@ -71,7 +74,13 @@ fn describe(seen: &Seen) -> Value {
     })
 }
 
-/// Another program's device.
+/// A device of which it is not known whose it is.
+fn unread(record: &UnreadableRecord) -> Other {
+    eprintln!("esker: {}", record.why);
+    Other { device: record.path().display().to_string(), id: record.id, state: "unreadable record", pid: None }
+}
+
+/// Another program's device, or one whose record cannot be read.
 #[derive(serde::Serialize)]
 struct Other {
     device: String,

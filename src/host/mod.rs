@@ -16,13 +16,16 @@ pub use backing::{Backing, BackingDevice, HostTree, StackedError, backing_chain,
 pub use control::{
     ControlError, ControlServer, Done, Refusal, Say, StatusSource, ask, ask_status, find_sockets, remove_stale_socket,
 };
-pub use devices::{DeviceRecord, Devices, DevicesError, HeldDevice, MAX_WRITERS, Numbers, Stage, device_number_of};
+pub use devices::{
+    DeviceRecord, Devices, DevicesError, HeldDevice, MAX_WRITERS, Numbers, Records, Stage, UnreadableRecord,
+    device_number_of,
+};
 pub use identity::{Dirs, HostIdentity, boot_id, hex16, is_tmpfs, make_private_dir};
 pub use kernel::{
     Capability, ControlDevice, Driver, IoUring, JournalFacts, NbdFacts, Release, Rights, UblkFacts,
     usual_journal_bytes, why_no_ublk,
 };
-pub use process::ProcessHandle;
+pub use process::{ProcessHandle, process_start};
 pub use reclaim::{Measure, ReclaimReport, prepare_process};
 pub use socket::{SocketError, SocketFile, listen_on};
 pub use usage::{DeviceUser, claim, describe_users, is_held_by_kernel, users_of};

@@ -48,6 +48,13 @@ impl ProcessHandle {
     }
 }
 
+/// When the process of this number began, in clock ticks since boot (field 22 of `/proc/PID/stat`, proc(5)).
+pub fn process_start(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, field 2, is in brackets and may hold anything; what follows it begins with field 3.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -60,6 +67,8 @@ mod tests {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let handle = ProcessHandle::open(child.id()).unwrap();
         assert!(!handle.wait(Duration::from_millis(20)).unwrap());
+        let (ours, its) = (process_start(std::process::id()).unwrap(), process_start(child.id()).unwrap());
+        assert!(0 < ours && ours <= its && process_start(u32::MAX).is_none());
         handle.kill().unwrap();
         assert!(handle.wait(Duration::from_secs(30)).unwrap());
         child.wait().unwrap();

@@ -64,6 +64,8 @@ pub struct DeviceState {
     pub max_io_bytes: u32,
     /// What it was made with.
     pub flags: Features,
+    /// What its maker left with it (`ublksrv_flags`): [`super::TargetOptions::mark`].
+    pub mark: u64,
 }
 
 impl From<DevInfo> for DeviceState {
@@ -83,6 +85,7 @@ impl From<DevInfo> for DeviceState {
             depth: info.queue_depth,
             max_io_bytes: info.max_io_buf_bytes,
             flags: Features(info.flags),
+            mark: info.ublksrv_flags,
         }
     }
 }

@@ -50,6 +50,8 @@ pub struct TargetOptions {
     pub copy: Option<CopyMode>,
     /// Go on where the kernel does not grant recovery.
     pub allow_unrecoverable: bool,
+    /// Kept by the kernel with the device ([`DeviceState::mark`]): tells it from other programs' devices.
+    pub mark: u64,
 }
 
 /// A device that has a number and is not there yet for anybody else. Dropping it leaves it so.
@@ -88,6 +90,7 @@ impl Added {
             dev_id: options.id.unwrap_or(u32::MAX),
             ublksrv_pid: std::process::id() as i32,
             flags: wanted.0,
+            ublksrv_flags: options.mark,
             ..DevInfo::default()
         })?;
         let added = Self { control, state: info.into() };

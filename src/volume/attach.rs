@@ -383,7 +383,7 @@ impl Attach<'_> {
             Ok(Put::Created | Put::Ours) => None,
             Ok(Put::Taken(bytes)) => Some(self.lost_race(epoch, &bytes)),
             // Undecided: it may yet land. The new journal stays, empty.
-            Err(e) => return Err(e.into()),
+            Err(e) => return Err(AttachError::Undecided(e)),
         };
         if let Some(error) = lost {
             if let (true, Some(ring)) = (fresh, ring) {

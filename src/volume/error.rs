@@ -128,6 +128,9 @@ pub enum AttachError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The store failed while the opening was being put: it may be there, or land later.
+    #[error(transparent)]
+    Undecided(StoreError),
     /// A local file cannot be read or written.
     #[error("{path}: {source}")]
     Local {
@@ -147,12 +150,17 @@ pub enum AttachError {
 }
 
 impl AttachError {
+    /// Whether an opening by this attempt's writer may be there, now or later. If not, its id is as good as new.
+    pub fn may_have_opened(&self) -> bool {
+        matches!(self, AttachError::Undecided(_))
+    }
+
     /// Whether the same attach may succeed later, by itself or once the store is mended: the store is out of reach or
     /// refuses, the journal's last holder has not ended yet, or an opening of before landed late. Each try is judged anew.
     pub fn may_pass(&self) -> bool {
         match self {
             AttachError::LostRace { .. } | AttachError::Ring(RingError::Busy { .. }) => true,
-            AttachError::Store(e) => matches!(
+            AttachError::Store(e) | AttachError::Undecided(e) => matches!(
                 e,
                 StoreError::Timeout { .. }
                     | StoreError::Other { .. }

@@ -4,7 +4,7 @@
 #
 # ROUNDS   kills in all, half on the raw device and half on ext4 [20]
 # SEED     what the moments are drawn from
-# ONLY     rounds: these only; special: all but these
+# ONLY     rounds: these only; special: all but these; made: the cases about records only
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/lib.sh"
 
@@ -248,16 +248,99 @@ taken_while_alive() {
   wait_for 10 "$DEV to go" test ! -b "$DEV"
 }
 
+# --- devices that are brought back as they were made
+
+# contradicts WHY FLAG...: what is asked for is not what the device is. Refused before anything has happened.
+contradicts() {
+  local state
+  state=$(state_of disk)
+  expect_exit 2 "$ESKER" attach "$URL" disk --foreground "${@:2}" "${FLAGS[@]}"
+  said "$1"
+  [ "$(state_of disk)" = "$state" ] || fail "the device is $(state_of disk), not $state"
+}
+
+as_it_was_made() {
+  local rest=(--state-dir "$WORK/state" --journal-size 64M --cache-size 64M)
+  mine disk
+  attach disk
+  begin_load
+  contradicts 'journal lies in' --handover --journal-dir "$SHM/elsewhere" "${rest[@]}"
+  contradicts 'leave out --read-only' --handover --read-only "${rest[@]}"
+  kill_daemon
+  contradicts 'journal lies in' --recover --journal-dir "$SHM/elsewhere" "${rest[@]}"
+  contradicts 'leave out --read-only' --recover --read-only "${DATA[@]}"
+  # Its journal is found without being named.
+  DATA=("${rest[@]}")
+  recover disk
+  end_load
+}
+
+# What another version of esker has left is in no other device's way.
+unreadable_record() {
+  mine disk
+  attach disk
+  begin_load
+  echo '{"format":2}' >/run/esker/devices/ublkb99.json
+  AT_END='rm -f /run/esker/devices/ublkb99.json'
+  kill_daemon
+  expect_exit 0 "$ESKER" list
+  said 'ublkb99 .*unreadable record'
+  recover disk
+  expect_exit 1 "$ESKER" detach /dev/ublkb99
+  end_load
+}
+
+# deleted VOLUME: by somebody who does not know this host's records.
+deleted() {
+  mv /run/esker/devices /run/esker/hidden
+  "$ESKER" volume delete "$URL" "$1" --yes --journal-dir "$SHM/journal" --state-dir "$WORK/state" "${FLAGS[@]}" >"$WORK/delete.out" 2>&1 ||
+    fail "$(cat "$WORK/delete.out")"
+  rm -rf /run/esker/devices
+  mv /run/esker/hidden /run/esker/devices
+}
+
+deleted_while_dead() {
+  mine doomed
+  attach doomed
+  written
+  kill_daemon
+  begin_reads
+  deleted doomed
+  : >"$WORK/doomed.err"
+  begin_daemon doomed --recover
+  is_failed doomed 'deleted'
+}
+
+# Tries that cannot open anything use up nothing.
+journal_held() {
+  mine disk
+  attach disk
+  begin_load
+  kill_daemon
+  local holder
+  flock "$(echo "$SHM"/journal/*.ring)" sleep 15 &
+  holder=$!
+  begin_daemon disk --recover
+  sleep 12
+  is_gone "$PID" && fail "the daemon gave up"
+  local writers
+  writers=$(jq '.writers | length' "/run/esker/devices/${DEV#/dev/}.json")
+  [ "$writers" -le 2 ] || fail "$writers writers on record"
+  wait $holder
+  ready disk
+  end_load
+}
+
 open_lab
-new_volumes disk:512M ringless:256M taken:256M stolen:256M
+new_volumes disk:512M ringless:256M taken:256M stolen:256M doomed:256M
 make_tree "$WORK/tree"
-if [ "$ONLY" != special ]; then
+if [ "$ONLY" = "" ] || [ "$ONLY" = rounds ]; then
   raw=$((ROUNDS - ROUNDS / 2))
   run_case "$raw kills under fio on the raw device" rounds raw $raw
   run_case "$((ROUNDS / 2)) kills under fio and copies on ext4" rounds ext4 $((ROUNDS / 2))
   if [ -s "$WORK/rounds" ]; then cat "$WORK/rounds"; fi
 fi
-if [ "$ONLY" != rounds ]; then
+if [ "$ONLY" = "" ] || [ "$ONLY" = special ]; then
   run_case "the store is away during recovery" store_goes
   run_case "SIGTERM while recovery waits for the store" stopped_while_recovering
   run_case "killed again and again while recovering" killed_while_recovering
@@ -266,5 +349,11 @@ if [ "$ONLY" != rounds ]; then
   run_case "the journal is gone: failed" ring_gone
   run_case "taken over while the daemon was dead: failed" taken_while_dead
   run_case "taken over while the daemon lives: no flush completes" taken_while_alive
+fi
+if [ "$ONLY" = "" ] || [ "$ONLY" = special ] || [ "$ONLY" = made ]; then
+  run_case "asked for in another way than it was made: refused" as_it_was_made
+  run_case "a record that cannot be read" unreadable_record
+  run_case "the journal is held for a while" journal_held
+  run_case "deleted while the daemon was dead: failed" deleted_while_dead
 fi
 close_lab

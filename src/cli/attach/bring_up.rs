@@ -69,7 +69,8 @@ fn report_pause(served: &[Served], began: Instant) {
 
 async fn plan_of(context: &Context, wish: Wish, volume: &VolumeRecord) -> Outcome<Plan> {
     let (devices, pool, volume) = (context.devices.clone(), context.pool.id_hex(), volume.clone());
-    blocking("device records", move || plan(&devices, wish, &pool, &volume)).await
+    let asked = context.asked(&volume);
+    blocking("device records", move || plan(&devices, wish, &pool, &volume, &asked)).await
 }
 
 async fn all(context: &Context, plans: Vec<(Plan, VolumeRecord)>) -> Outcome<Vec<Served>> {

@@ -56,11 +56,12 @@ fn try_claim(devices: &Devices, id: u32, record: &DeviceRecord, options: &Target
     let mut record = DeviceRecord { id, instance: None, ..record.clone() };
     // On record first: were we killed in between, a device that nobody knows would be left.
     held.store(&record).doing(name.display())?;
-    let added = match Added::add(&TargetOptions { id: Some(id), ..options.clone() }) {
+    let added = match Added::add(&TargetOptions { id: Some(id), mark: record.mark, ..options.clone() }) {
         Ok(added) => added,
         Err(e) => {
-            // After a time-out it may still come.
-            if matches!(e, UblkError::Taken(_)) || kernel_instance(id).is_none() {
+            // After a time-out it may still come; its mark tells then whose it is.
+            let may_come = matches!(e, UblkError::TimedOut { .. });
+            if matches!(e, UblkError::Taken(_)) || (!may_come && kernel_instance(id).is_none()) {
                 held.forget().doing(name.display())?;
             }
             return if matches!(e, UblkError::Taken(_)) { Ok(None) } else { Err(e).doing(name.display()) };

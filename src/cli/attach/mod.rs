@@ -18,6 +18,7 @@ mod resume;
 mod served;
 mod start;
 mod users;
+mod waiting;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -27,20 +28,18 @@ use sd_notify::NotifyState;
 use tokio::runtime::Handle;
 
 use super::daemon_status::DaemonFacts;
-use super::devices::{Seen, blocking, devices_below, look_at_all};
+use super::devices::{blocking, devices_below};
 use super::failure::{Doing, Exit, Failure, Outcome};
-use super::process::{abort_on_panic, named_volumes, tell_systemd};
+use super::process::{abort_on_panic, tell_systemd};
 use super::stop::Stop;
 use crate::env::Env;
-use crate::host::{ControlServer, Devices, Numbers, ReclaimReport, make_private_dir, prepare_process, why_no_ublk};
-use crate::pool::{Pool, VolumeRecord};
+use crate::host::{ControlServer, Numbers, ReclaimReport, make_private_dir, prepare_process, why_no_ublk};
 use crate::ublk::{Control, UblkError};
 pub use args::AttachCommand;
 use background::Report;
 use context::Context;
 use daemon::{Controlled, Daemon};
-use patience::Outage;
-use policy::Wish;
+use waiting::open;
 
 /// Goes to the background if so asked, prepares the process, and serves until the end. Nothing here starts a thread
 /// before the process is prepared.
@@ -115,6 +114,7 @@ async fn prepare(args: &AttachCommand, reclaim: ReclaimReport, env: Env) -> Outc
         devices,
         numbers: Numbers::below(&dirs.state),
         control: control.path().to_path_buf(),
+        journal: args.engine.attach.journal_dir.clone(),
         env: env.clone(),
         runtime: Handle::current(),
         pool: pool.clone(),
@@ -123,56 +123,6 @@ async fn prepare(args: &AttachCommand, reclaim: ReclaimReport, env: Env) -> Outc
     let paths = served.iter().map(|s| s.record().path()).collect();
     let daemon = Daemon::new(DaemonFacts::new(pool, &env, reclaim, warnings), served, !args.foreground);
     Ok(Ready { daemon, control, paths })
-}
-
-/// Opens the pool and looks up the volumes. While a device of theirs waits, a store that is away is waited for.
-async fn open(args: &AttachCommand, devices: &Devices, env: &Env) -> Outcome<(Pool, Vec<VolumeRecord>)> {
-    let store = args.pool.store.open(&args.pool.url, env)?;
-    let password = args.pool.password.current()?;
-    let waiting = match args.wish() {
-        Wish::Recover => {
-            let (devices, url, names) = (devices.clone(), store.url().to_owned(), args.volumes.clone());
-            blocking("device records", move || {
-                let ours = |s: &Seen| s.record.url == url && names.contains(&s.record.volume);
-                Ok(look_at_all(&devices)?.into_iter().filter(|s| ours(s) && !s.owned && s.has_volume()).collect())
-            })
-            .await?
-        }
-        Wish::Attach | Wish::Handover => Vec::new(),
-    };
-    let mut outage = Outage::new(args.engine.on_outage, env);
-    loop {
-        let opened = async {
-            let pool = Pool::open(store.clone(), &password, env).await.doing(&args.pool.url)?;
-            let volumes = named_volumes(&pool, &args.volumes).await?;
-            Ok((pool, volumes))
-        };
-        if waiting.is_empty() {
-            return opened.await;
-        }
-        let over = match outage.attempt(&store, opened).await {
-            Ok(Ok(opened)) => return Ok(opened),
-            Ok(Err(failure)) if failure.exit() != Exit::Store => return Err(failure),
-            Ok(Err(failure)) => outage.wait(failure).await,
-            Err(over) => Err(over),
-        };
-        if let Err(over) = over {
-            return Err(give_up_all(devices, waiting, over).await);
-        }
-    }
-}
-
-/// Fails devices whose volumes cannot be had in time.
-async fn give_up_all(devices: &Devices, waiting: Vec<Seen>, mut why: Failure) -> Failure {
-    for seen in waiting {
-        match devices.try_hold(seen.record.id) {
-            Ok(Some(held)) => why = resume::give_up(held, seen.record, why).await,
-            // Somebody else has taken it up meanwhile.
-            Ok(None) => {}
-            Err(e) => tracing::error!("{e}"),
-        }
-    }
-    why
 }
 
 /// Says what is missing, how to get it, and the other way.

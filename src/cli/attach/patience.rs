@@ -9,8 +9,9 @@ use crate::volume::OnOutage;
 
 /// Pause between tries while the store is away.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Pause between tries while the journal is still held by a process that is ending.
+/// Pause between tries while the journal is still held by a process that is ending; after [`SOON`] it is [`PAUSE`].
 const MOMENT: Duration = Duration::from_millis(10);
+const SOON: Duration = Duration::from_secs(1);
 /// How often an attempt under way is looked at.
 const LOOK: Duration = Duration::from_millis(250);
 /// How often it is said that the store is away, and how long a moment may last.
@@ -86,10 +87,11 @@ impl Outage {
     /// # Errors
     /// `why`, after half a minute.
     pub async fn moment(&mut self, why: Failure) -> Outcome {
-        if self.elapsed_since(self.since) >= SAY {
+        let elapsed = self.elapsed_since(self.since);
+        if elapsed >= SAY {
             return Err(why);
         }
-        self.env.clock.sleep(MOMENT).await;
+        self.env.clock.sleep(if elapsed < SOON { MOMENT } else { PAUSE }).await;
         Ok(())
     }
 }
@@ -122,7 +124,11 @@ mod tests {
             assert!(failure.to_string().contains("fail after 5s"), "{failure}");
             let mut moment = Outage::new(OnOutage::Wait, &env);
             let started = env.clock.now();
-            while moment.moment(why()).await.is_ok() {}
+            let mut tries = 0;
+            while moment.moment(why()).await.is_ok() {
+                tries += 1;
+            }
+            assert_eq!(tries, 129);
             assert_eq!((env.clock.now() - started).as_secs(), 30);
         });
     }

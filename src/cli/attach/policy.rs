@@ -1,6 +1,9 @@
 //! What is done about a volume's device that is already there: one table.
 
+use std::path::PathBuf;
+
 use crate::cli::devices::Kernel;
+use crate::host::DeviceRecord;
 
 /// What the operator asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,9 +70,60 @@ pub fn judge(wish: Wish, found: Option<(bool, Kernel)>) -> Verdict {
     }
 }
 
+/// What is said of a device that is to be served on.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// Writes are to be refused.
+    pub read_only: bool,
+    /// The volume's size in bytes.
+    pub size: u64,
+    /// The journal's directory, where the command names one.
+    pub journal: Option<PathBuf>,
+}
+
+/// Why what is asked cannot be had of the device: its users have it as it was made. `kernel_size` is the disk's, in bytes.
+pub fn contradiction(asked: &Asked, record: &DeviceRecord, kernel_size: Option<u64>) -> Option<String> {
+    if let (Some(named), Some(dir)) = (&asked.journal, &record.journal_dir)
+        && named != dir
+    {
+        let (named, dir) = (named.display(), dir.display());
+        return Some(format!("its journal lies in {dir}, not in {named}; say --journal-dir {dir}, or leave it out"));
+    }
+    match (asked.read_only, record.read_only) {
+        (true, false) => return Some("it takes writes; leave out --read-only".into()),
+        (false, true) => return Some("it is read-only; say --read-only".into()),
+        _ => {}
+    }
+    let size = kernel_size.unwrap_or(record.size);
+    if asked.size != size || record.size != size {
+        let why = format!("it has {size} bytes, {} on record, and its volume {} by now", record.size, asked.size);
+        return Some(format!("{why}; a device is not resized under its users"));
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_goes_on_as_it_was_made() {
+        let text = r#"{"format":1,"id":0,"boot":"b","instance":7,"stage":"live","pool":"p","url":"s3://b/p","label":"b-p",
+            "volume":"v","number":1,"size":8192,"read_only":false,"queues":1,"depth":1,"durability":"object",
+            "journal_dir":"/run/j","pid":1,"control":"/c","links":[],"arguments":[],"writers":[]}"#;
+        let record: DeviceRecord = serde_json::from_str(text).expect("as records are written");
+        let asked = Asked { read_only: false, size: 8192, journal: None };
+        let says = |asked: &Asked, kernel| contradiction(asked, &record, kernel).unwrap_or_default();
+        assert_eq!((says(&asked, None), says(&asked, Some(8192))), Default::default());
+        let named = |dir: &str| Asked { journal: Some(dir.into()), ..asked.clone() };
+        assert_eq!(says(&named("/run/j"), None), "");
+        assert!(says(&named("/run/k"), None).contains("--journal-dir /run/j"));
+        assert!(says(&Asked { read_only: true, ..asked.clone() }, None).contains("leave out --read-only"));
+        let shown = DeviceRecord { read_only: true, ..record.clone() };
+        assert!(contradiction(&asked, &shown, None).is_some_and(|why| why.contains("say --read-only")));
+        assert!(says(&Asked { size: 4096, ..asked.clone() }, Some(8192)).contains("8192 bytes"));
+        assert!(says(&asked, Some(4096)).contains("4096 bytes"));
+    }
 
     #[test]
     fn the_table() {

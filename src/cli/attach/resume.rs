@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use super::context::Context;
+use super::context::{Context, arguments};
 use super::patience::Outage;
 use super::served::Served;
 use super::start::linked;
 use crate::cli::devices::{blocking, remove_dead};
 use crate::cli::failure::{Doing, Exit, Failure, HasExit, Outcome};
-use crate::host::{DeviceRecord, HeldDevice, MAX_WRITERS, Stage, hex16, remove_stale_socket};
+use crate::host::{DeviceRecord, HeldDevice, MAX_WRITERS, Stage, hex16, process_start, remove_stale_socket};
 use crate::pool::VolumeRecord;
 use crate::ublk::Target;
 use crate::volume::{AttachError, Volume};
@@ -27,9 +27,11 @@ pub async fn resume(
     let device = record.path().display().to_string();
     record.stage = Stage::Recovering;
     record.pid = std::process::id();
+    record.started = process_start(record.pid);
     remove_stale_socket(&record.control);
     record.control.clone_from(&context.control);
-    record.arguments = std::env::args().collect();
+    record.arguments = arguments();
+    record.journal_dir.get_or_insert_with(|| context.journal_dir());
     held.store(&record).doing("device records")?;
     tracing::info!("{device}: bringing back volume {}", volume.name);
     let (attached, writer) = match attach_on(context, volume, &held, &mut record).await {
@@ -65,30 +67,43 @@ async fn attach_on(
 ) -> Result<(Volume, [u8; 16]), Stop> {
     let what = format!("volume {}", volume.name);
     let mut outage = Outage::new(context.options.on_outage, &context.env);
+    let mut writer = context.env.random16();
+    note(held, record, &writer).map_err(Stop::Leave)?;
     loop {
-        let writer = context.env.random16();
-        note(held, record, &writer).map_err(Stop::Leave)?;
-        let options = context.options_of(writer, Some(record.writer_ids()));
+        let options = context.options_of(writer, Some(record));
         let attach = Volume::attach(&context.pool, volume, options, context.env.clone());
         let error = match outage.attempt(context.pool.store(), attach).await.map_err(Stop::Fail)? {
             Ok(attached) => return Ok((attached, writer)),
             Err(e) => e,
         };
+        // As long as it has opened nothing, one id serves all tries; there is room for so many only.
+        let used = error.may_have_opened();
         match &error {
             AttachError::NotResumable { .. } | AttachError::Deleted { .. } => {
                 return Err(Stop::Fail(Failure::new(Exit::InUse, what, &error)));
             }
-            AttachError::Store(_) if error.may_pass() => {
+            AttachError::Store(_) | AttachError::Undecided(_) if error.may_pass() => {
                 outage.wait(Failure::new(error.exit(), &what, &error)).await.map_err(Stop::Fail)?;
-                // Each attach is on record, so none is tried before the store answers.
+                // An attach may leave an opening, so none is tried before the store answers.
                 while let Err(e) =
                     outage.attempt(context.pool.store(), context.pool.volumes()).await.map_err(Stop::Fail)?
                 {
                     outage.wait(Failure::new(e.exit(), &what, &e)).await.map_err(Stop::Fail)?;
                 }
             }
-            e if e.may_pass() => outage.moment(Failure::new(e.exit(), &what, e)).await.map_err(Stop::Leave)?,
-            e => return Err(Stop::Leave(Failure::new(e.exit(), what, e))),
+            // With the code that lets it be tried again: the device waits.
+            e if e.may_pass() => match outage.moment(Failure::plain(&what, e)).await {
+                Ok(()) => {}
+                Err(failure) => return Err(Stop::Leave(forgotten(held, record, &writer, used, failure))),
+            },
+            e => {
+                let failure = Failure::new(e.exit(), what, e);
+                return Err(Stop::Leave(forgotten(held, record, &writer, used, failure)));
+            }
+        }
+        if used {
+            writer = context.env.random16();
+            note(held, record, &writer).map_err(Stop::Leave)?;
         }
     }
 }
@@ -101,6 +116,18 @@ fn note(held: &HeldDevice, record: &mut DeviceRecord, writer: &[u8; 16]) -> Outc
     }
     record.writers.push(hex16(writer));
     held.store(record).doing("device records")
+}
+
+/// Takes the writer off the record, so that the next process has room for its own; not one that may have opened.
+fn forgotten(held: &HeldDevice, record: &mut DeviceRecord, writer: &[u8; 16], used: bool, failure: Failure) -> Failure {
+    if !used {
+        let id = hex16(writer);
+        record.writers.retain(|w| *w != id);
+        if let Err(e) = held.store(record) {
+            tracing::warn!("{e}");
+        }
+    }
+    failure
 }
 
 /// Fails the device: what waits for it gets EIO.

@@ -1,9 +1,10 @@
 //! Device records: which ublk device carries which volume, and who serves it.
 //!
-//! `ublkbN.json` says what the device is; it is replaced as a whole. `ublkbN.lock` is held (flock) by the process that
-//! serves the device or decides about it: alive is judged by this lock, never by a pid. Lock files stay: removing one
-//! that somebody waits for would give two processes a lock each.
+//! `ublkbN.json` says what the device is; it is replaced as a whole. `ublkbN.lock` is held by the process that serves the
+//! device or decides about it: alive is judged by this lock, never by a pid. Lock files stay: removing one that somebody
+//! waits for would give two processes a lock each.
 
+mod lock;
 mod numbers;
 mod record;
 
@@ -12,7 +13,6 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
 use thiserror::Error;
 
 use super::identity::make_private_dir;
@@ -46,6 +46,31 @@ pub enum DevicesError {
     },
 }
 
+/// All that is on record.
+#[derive(Debug, Default)]
+pub struct Records {
+    /// What can be read, by number.
+    pub readable: Vec<DeviceRecord>,
+    /// What cannot: of another version of esker, or damaged.
+    pub unreadable: Vec<UnreadableRecord>,
+}
+
+/// A record that cannot be read; it concerns its own number, and whatever volume it may be about.
+#[derive(Debug)]
+pub struct UnreadableRecord {
+    /// N of `/dev/ublkbN`.
+    pub id: u32,
+    /// What is wrong with it.
+    pub why: DevicesError,
+}
+
+impl UnreadableRecord {
+    /// `/dev/ublkbN`.
+    pub fn path(&self) -> PathBuf {
+        Path::new("/dev").join(kernel_name(self.id))
+    }
+}
+
 /// The directory of records.
 #[derive(Debug, Clone)]
 pub struct Devices {
@@ -77,21 +102,24 @@ impl Devices {
         FORMAT
     }
 
-    /// All records of this boot, by number.
+    /// All records of this boot; none where there is no directory.
     ///
     /// # Errors
-    /// Where the directory or a record cannot be read; none where there is no directory.
-    pub fn all(&self) -> Result<Vec<DeviceRecord>, DevicesError> {
+    /// Where the directory cannot be read.
+    pub fn all(&self) -> Result<Records, DevicesError> {
         let entries = match fs::read_dir(&self.dir) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Records::default()),
             other => other.map_err(failed(&self.dir))?,
         };
         let number = |e: fs::DirEntry| device_number_of(e.file_name().to_str()?.strip_suffix(".json")?);
         let mut ids: Vec<u32> = entries.flatten().filter_map(number).take(MAX_RECORDS).collect();
         ids.sort_unstable();
-        let mut records = Vec::new();
+        let mut records = Records::default();
         for id in ids {
-            records.extend(self.load(id)?);
+            match self.load(id) {
+                Ok(record) => records.readable.extend(record),
+                Err(why) => records.unreadable.push(UnreadableRecord { id, why }),
+            }
         }
         Ok(records)
     }
@@ -135,14 +163,11 @@ impl Devices {
         let path = self.lock_path(id);
         let open = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let lock = open.map_err(failed(&path))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(HeldDevice { devices: self.clone(), id, _lock: lock })),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-            Err(e) => Err(failed(&path)(e.into())),
-        }
+        let taken = lock::try_lock(&lock).map_err(failed(&path))?;
+        Ok(taken.then(|| HeldDevice { devices: self.clone(), id, _lock: lock }))
     }
 
-    /// Whether a process holds the lock of device `id` right now.
+    /// Whether a process holds the lock of device `id` right now. Looking is in nobody's way.
     ///
     /// # Errors
     /// Where the lock file cannot be looked at.
@@ -152,12 +177,7 @@ impl Devices {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
             other => other.map_err(failed(&path))?,
         };
-        // Shared, so that two who look do not take each other for an owner.
-        match flock(&lock, FlockOperation::NonBlockingLockShared) {
-            Ok(()) => Ok(false),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
-            Err(e) => Err(failed(&path)(e.into())),
-        }
+        lock::is_locked(&lock).map_err(failed(&path))
     }
 
     fn record_path(&self, id: u32) -> PathBuf {

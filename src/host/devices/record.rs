@@ -34,6 +34,9 @@ pub struct DeviceRecord {
     pub boot: String,
     /// The kernel's identity of the device of this number, once it is there: another program's may follow it.
     pub instance: Option<u64>,
+    /// A random number that the kernel keeps with the device, from the moment it is there; 0 is none.
+    #[serde(default)]
+    pub mark: u64,
     /// How far it has come.
     pub stage: Stage,
     /// The pool's id, 32 hex digits.
@@ -56,8 +59,14 @@ pub struct DeviceRecord {
     pub depth: u16,
     /// Where a completed flush is durable.
     pub durability: String,
-    /// The process that serves it, or did last. For people: the lock says whether it lives.
+    /// The directory that its journal lies in: a successor goes on from there, whatever its own flags say.
+    #[serde(default)]
+    pub journal_dir: Option<PathBuf>,
+    /// The process that serves it, or did last. The lock says whether it lives.
     pub pid: u32,
+    /// When that process began ([`process_start`](super::super::process_start)): its number may become another's.
+    #[serde(default)]
+    pub started: Option<u64>,
     /// Its control socket.
     pub control: PathBuf,
     /// The links in `/dev` that the process made itself.

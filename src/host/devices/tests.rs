@@ -9,6 +9,7 @@ pub fn record(id: u32) -> DeviceRecord {
         id,
         boot: "b1".into(),
         instance: Some(7),
+        mark: 0,
         stage: Stage::Live,
         pool: "ab".repeat(16),
         url: "s3://bucket/pool".into(),
@@ -20,7 +21,9 @@ pub fn record(id: u32) -> DeviceRecord {
         queues: 2,
         depth: 128,
         durability: "object".into(),
+        journal_dir: None,
         pid: 42,
+        started: None,
         control: "/run/esker/attach-42.sock".into(),
         links: Vec::new(),
         arguments: vec!["esker".into(), "attach".into()],
@@ -32,18 +35,18 @@ pub fn record(id: u32) -> DeviceRecord {
 fn a_record_is_there_for_its_boot_only() {
     let dir = tempfile::tempdir().unwrap();
     let devices = Devices::below(dir.path(), "b1".into());
-    assert_eq!(devices.all().unwrap(), []);
+    assert_eq!(devices.all().unwrap().readable, []);
     let held = devices.try_hold(5).unwrap().unwrap();
     assert_eq!(held.load().unwrap(), None);
     held.store(&record(5)).unwrap();
     let second = devices.try_hold(11).unwrap().unwrap();
     second.store(&record(11)).unwrap();
-    assert_eq!(devices.all().unwrap(), [record(5), record(11)]);
+    assert_eq!(devices.all().unwrap().readable, [record(5), record(11)]);
     assert_eq!(devices.load(5).unwrap().unwrap().writer_ids(), [[0x0f; 16]]);
-    assert_eq!(Devices::below(dir.path(), "b2".into()).all().unwrap(), [], "no device outlives its boot");
+    assert_eq!(Devices::below(dir.path(), "b2".into()).all().unwrap().readable, [], "no device outlives its boot");
     held.forget().unwrap();
     held.forget().unwrap();
-    assert_eq!(devices.all().unwrap(), [record(11)]);
+    assert_eq!(devices.all().unwrap().readable, [record(11)]);
 }
 
 #[test]
@@ -59,10 +62,31 @@ fn a_lock_is_one_processs_until_it_is_dropped() {
 }
 
 #[test]
+fn who_looks_is_in_nobodys_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let devices = Devices::below(dir.path(), "b1".into());
+    drop(devices.try_hold(0).unwrap());
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    devices.is_held(0).unwrap();
+                }
+            });
+        }
+        let refused = (0..20_000).filter(|_| devices.try_hold(0).unwrap().is_none()).count();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(refused, 0);
+    });
+}
+
+#[test]
 fn what_is_no_record_is_named_and_not_passed_over() {
     let dir = tempfile::tempdir().unwrap();
     let devices = Devices::below(dir.path(), "b1".into());
     let held = devices.try_hold(0).unwrap().unwrap();
+    devices.try_hold(1).unwrap().unwrap().store(&record(1)).unwrap();
     let path = dir.path().join("devices/ublkb0.json");
     let text = serde_json::to_string(&record(0)).unwrap();
     let broken = [
@@ -77,14 +101,18 @@ fn what_is_no_record_is_named_and_not_passed_over() {
     for text in broken {
         fs::write(&path, &text).unwrap();
         let error = held.load().unwrap_err().to_string();
-        assert!(error.contains("ublkb0.json") && devices.all().is_err(), "{text}: {error}");
+        let all = devices.all().unwrap();
+        let unreadable: Vec<_> = all.unreadable.iter().map(|u| u.id).collect();
+        assert!(error.contains("ublkb0.json") && unreadable == [0], "{text}: {error}");
+        assert_eq!(all.readable, [record(1)], "it is in nobody else's way");
     }
-    fs::write(&path, text).unwrap();
+    // What a later version adds is passed over.
+    fs::write(&path, text.replace("\"id\":0", "\"id\":0,\"later\":[1]")).unwrap();
     assert!(held.load().unwrap().is_some());
     // Files beside the records concern nobody.
     fs::write(dir.path().join("devices/ublkbx.json"), "").unwrap();
     fs::write(dir.path().join("devices/notes"), "").unwrap();
-    assert_eq!(devices.all().unwrap().len(), 1);
+    assert_eq!(devices.all().unwrap().readable.len(), 2);
 }
 
 #[test]

@@ -364,9 +364,24 @@ fn a_store_out_of_reach_is_no_verdict() {
         away.store(true, Ordering::SeqCst);
         let attach = || Volume::attach(&pool, &w.volume, resume(&w, &[A]), w.env.clone());
         let error = attach().await.err().unwrap();
-        assert!(matches!(error, AttachError::Store(_)) && error.may_pass(), "{error}");
+        assert!(matches!(error, AttachError::Store(_)) && error.may_pass() && !error.may_have_opened(), "{error}");
         away.store(false, Ordering::SeqCst);
         has_all(&attach().await.unwrap()).await;
+    });
+}
+
+#[test]
+fn an_opening_that_may_be_there_is_told_of() {
+    let w = World::new(1 << 20);
+    w.run(async {
+        let v = served(&w).await;
+        w.crash(v).await;
+        let fails =
+            |verb: &str, key: &str| verb == "put" && key.starts_with("log/") && key.ends_with("/0000000000000000");
+        let pool = Hooked::pool(&w, move |verb, key| if fails(verb, key) { Act::Fail } else { Act::Fine }).await;
+        let error = Volume::attach(&pool, &w.volume, resume(&w, &[A]), w.env.clone()).await.err().unwrap();
+        assert!(error.may_have_opened() && error.may_pass(), "{error}");
+        has_all(&w.attach_as(resume(&w, &[A])).await.unwrap()).await;
     });
 }
 
