@@ -56,6 +56,27 @@ forced() {
   expect_exit 0 "$ESKER" detach disk
 }
 
+# The journal is full, and more waits for room in it than may wait in memory.
+forced_while_full() {
+  DATA=(--journal-dir "$SHM/journal" --state-dir "$WORK/state" --journal-size 16M --cache-size 64M)
+  mine disk
+  attach disk
+  store_hangs
+  fio --name=full --filename="$DEV" --rw=write --bs=1M --size=128M --iodepth=64 --ioengine=libaio --direct=1 \
+    </dev/null >"$WORK/fio.out" 2>&1 &
+  local writer=$!
+  sleep 4
+  is_gone $writer && fail "all was answered"
+  expect_exit 0 "$ESKER" detach disk --force
+  wait_for 5 "the writer to end" is_gone $writer
+  ! wait $writer || fail "the writes were answered"
+  ended "$PID" 20
+  nobody_hangs
+  store_answers
+  attach disk
+  expect_exit 0 "$ESKER" detach disk
+}
+
 # What waits for the store already becomes a removal by force.
 forced_meanwhile() {
   mine disk
@@ -166,6 +187,7 @@ head -c 8M /dev/urandom >"$WORK/content"
 run_case "killed while it writes back" killed_while_written_back KILL
 run_case "told twice to stop while it writes back" killed_while_written_back TERM
 run_case "detach --force with a living daemon and no store" forced
+run_case "detach --force with a living daemon, no store and a full journal" forced_while_full
 run_case "detach --force while another detach waits" forced_meanwhile
 run_case "detach --force with a living daemon, from under a filesystem" forced_from_under_a_mount
 run_case "opened while it is written back" opened_while_written_back
