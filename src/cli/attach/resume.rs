@@ -42,11 +42,17 @@ pub async fn resume(
     let attached = Arc::new(attached);
     let (serve, runtime, id) = (attached.clone(), context.runtime.clone(), record.id);
     let target = blocking("recovering a device", move || Target::recover(id, serve, runtime).doing(device)).await?;
-    record.links = linked(&record).await?;
+    // It serves from here on: what fails now is said and borne.
+    match linked(&record).await {
+        Ok(links) => record.links = links,
+        Err(failure) => tracing::warn!("{}: {failure}", record.path().display()),
+    }
     record.writers = vec![hex16(&writer)];
     record.durability = attached.status().durability.into();
     record.stage = Stage::Live;
-    held.store(&record).doing("device records")?;
+    if let Err(e) = held.store(&record) {
+        tracing::warn!("{}: {e}", record.path().display());
+    }
     Ok(Served::new(held, record, target, attached))
 }
 
