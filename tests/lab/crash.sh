@@ -80,8 +80,6 @@ rounds() {
   printf '%s: %d kills in %d passes, the longest recovery took %d ms\n' "$target" $done $pass "$LONGEST" >>"$WORK/rounds"
 }
 
-no_device_errors() { ! dmesg | grep -E "I/O error, dev ${DEV#/dev/}|Buffer I/O error on dev(ice)? ${DEV#/dev/}" || fail "the kernel saw errors"; }
-
 # --- recoveries that are disturbed
 
 # begin_load: a load on the raw device in the background; sets LOAD.
@@ -317,8 +315,10 @@ journal_held() {
   attach disk
   begin_load
   kill_daemon
-  local holder
-  flock "$(echo "$SHM"/journal/*.ring)" sleep 15 &
+  local holder volume
+  volume=$(jq -r .number "/run/esker/devices/${DEV#/dev/}.json")
+  # Cases that gave a volume up leave its journal behind.
+  flock "$(echo "$SHM"/journal/*-"$(printf %08x "$volume")"-*.ring)" sleep 15 &
   holder=$!
   begin_daemon disk --recover
   sleep 12

@@ -90,7 +90,8 @@ term_in_between() {
   load
   for i in 1 2 3 4; do
     begin_handover
-    if [ "$1" = old ]; then kill -s TERM "$OLD"; else kill -s TERM "$PID"; fi
+    # It may have ended by then.
+    if [ "$1" = old ]; then kill -s TERM "$OLD" 2>/dev/null || true; else kill -s TERM "$PID" 2>/dev/null || true; fi
     [ -b "$dev" ] || fail "the device is gone"
     if [ "$1" = old ]; then
       serving || recover disk

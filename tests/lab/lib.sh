@@ -46,12 +46,15 @@ new_volumes() {
 VOLUME_FLAGS=()
 
 mine() {
+  LOG_LINES=$(dmesg | wc -l) # what the kernel had said before this case
   MINE=("$@")
   local v
   for v in "$@"; do : >"$WORK/$v.err"; done
   trap clean_up EXIT
 }
 MINE=()
+# Of this case: others mean to see errors.
+no_device_errors() { ! dmesg | tail -n +$((LOG_LINES + 1)) | grep -E "I/O error, dev ${DEV#/dev/}|Buffer I/O error on dev(ice)? ${DEV#/dev/}" || fail "the kernel saw errors"; }
 AT_END=:  # what else a case has to take down, before its devices
 
 clean_up() {
