@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::json;
@@ -18,6 +18,8 @@ use crate::host::{
 
 /// How long a killed process may take to end.
 const KILLED: Duration = Duration::from_secs(30);
+/// How long a process that has removed its device may take to say so on record.
+const ENDING: Duration = Duration::from_secs(1);
 
 /// Write an attached volume back and remove its device
 ///
@@ -77,7 +79,13 @@ pub async fn run(args: DetachArgs) -> Outcome {
                 let why = format!("its process {} does not answer: {e}; --force kills it", seen.record.pid);
                 return Err(Failure::plain(name, why));
             }
-            Err(e) => eprintln!("esker: process {} does not answer ({e}): killing it", seen.record.pid),
+            Err(e) => {
+                let (devices, id) = (devices.clone(), seen.record.id);
+                if blocking("device records", move || is_forgotten(&devices, id)).await? {
+                    return output::line(format_args!("detached {name}"));
+                }
+                eprintln!("esker: process {} does not answer ({e}): killing it", seen.record.pid);
+            }
         }
         let (devices, record) = (devices.clone(), seen.record.clone());
         seen = blocking("killing a process", move || {
@@ -91,6 +99,21 @@ pub async fn run(args: DetachArgs) -> Outcome {
     }
     blocking("removing a device", move || remove(&devices, &seen.record)).await?;
     output::line(format_args!("removed {name}; what the store lacks is in the journal, and the next attach sends it"))
+}
+
+/// Whether the device is off the record: its process may have removed it, and ended before its answer was out. Blocks, for
+/// the moment that an end takes.
+fn is_forgotten(devices: &Devices, id: u32) -> Outcome<bool> {
+    let until = Instant::now() + ENDING;
+    loop {
+        if devices.load(id).doing("device records")?.is_none() {
+            return Ok(true);
+        }
+        if Instant::now() >= until {
+            return Ok(false);
+        }
+        std::thread::sleep(ENDING / 20);
+    }
 }
 
 /// What both ways out mean for a device whose process is dead.

@@ -192,6 +192,9 @@ impl Daemon {
             return Err(refusal(Exit::InUse, format!("{} {why}", served.record().path().display())));
         }
         join_all(live.iter().map(|s| s.flush_a_while(BEFORE_HANDOVER))).await;
+        say.progress(ABOUT_TO_LET_GO);
+        sleep(HEARD).await;
+        // From here to the task nothing is waited for: whoever asks may go away at any wait, and this with it.
         for (n, served) in live.iter().enumerate() {
             if !served.step(Phase::Live, Phase::Left) {
                 for taken in &live[..n] {
@@ -200,8 +203,6 @@ impl Daemon {
                 return Err(refusal(Exit::InUse, "one of its devices is being removed"));
             }
         }
-        say.progress(ABOUT_TO_LET_GO);
-        sleep(HEARD).await;
         say.progress(LETTING_GO);
         let work = tokio::spawn(async move {
             for outcome in join_all(live.iter().map(|s| s.let_go())).await {
