@@ -18,25 +18,46 @@ STORE_DIR=$WORK/store
 export ESKER S3D
 TOPICS=(limits filesystems crash handover stress exits memory zfs postgres nbd)
 
+# Topics that race with signals and clocks. If a case of theirs fails, the topic is booted once more, and if it passes then,
+# that stands at the end among what was skipped, by name. Where data is at stake (crash, filesystems, zfs, postgres) one
+# failure is a failure.
+RACY=" limits handover stress exits memory nbd "
+
 # boot TOPIC SECONDS FLAG... -- VARIABLE=VALUE...: runs a topic in the lab and counts its cases among ours.
 boot() {
-  local topic=$1 limit=$2 flags=() log=$WORK/$1.log status=0 begin=$SECONDS p f s
+  local failed
+  if boot_once "$@" || [[ $RACY != *" $1 "* ]]; then count "$1"; return; fi
+  failed=$(sed -n 's/^FAILED  //p' "$WORK/$1.log" | paste -sd ';')
+  say "--- $1 once more: $failed"
+  if boot_once "$@"; then skipped "$1: passed the second time only; the first time failed: ${failed:-no result}"; fi
+  count "$1"
+}
+
+# boot_once: leaves the topic's output in $WORK/TOPIC.log and its status in STATUS; fails unless all cases passed.
+boot_once() {
+  local topic=$1 limit=$2 flags=() begin=$SECONDS
   shift 2
   while [ "$1" != -- ]; do flags+=("$1"); shift; done
   shift
   say "--- $topic ${flags[*]} $*"
   set +e
-  env "$@" "${LAB[@]}" --timeout "$limit" "${flags[@]}" "$ROOT/tests/lab/$topic.sh" </dev/null 2>&1 | tee "$log"
-  status=${PIPESTATUS[0]}
+  env "$@" "${LAB[@]}" --timeout "$limit" "${flags[@]}" "$ROOT/tests/lab/$topic.sh" </dev/null 2>&1 | tee "$WORK/$topic.log"
+  STATUS=${PIPESTATUS[0]}
   set -e
-  if read -r p f s < <(sed -nE "s/^$topic\.sh: ([0-9]+) passed, ([0-9]+) failed, ([0-9]+) skipped\$/\1 \2 \3/p" "$log" | tail -n 1); then
+  say "--- $topic took $((SECONDS - begin)) s"
+  [ "$STATUS" = 0 ]
+}
+
+# count TOPIC: what its last boot said.
+count() {
+  local p f s
+  if read -r p f s < <(sed -nE "s/^$1\.sh: ([0-9]+) passed, ([0-9]+) failed, ([0-9]+) skipped\$/\1 \2 \3/p" "$WORK/$1.log" | tail -n 1); then
     PASSED=$((PASSED + p)) FAILED=$((FAILED + f)) SKIPPED=$((SKIPPED + s))
-    if [ "$status" != 0 ] && [ "$f" = 0 ]; then FAILED=$((FAILED + 1)); say "FAILED  $topic (status $status)"; fi
+    if [ "$STATUS" != 0 ] && [ "$f" = 0 ]; then FAILED=$((FAILED + 1)); say "FAILED  $1 (status $STATUS)"; fi
   else
     FAILED=$((FAILED + 1))
-    say "FAILED  $topic: no result (status $status)"
+    say "FAILED  $1: no result (status $STATUS)"
   fi
-  say "--- $topic took $((SECONDS - begin)) s"
 }
 
 topic() {
