@@ -2,11 +2,11 @@
 # PostgreSQL on ext4 on a device, under pgbench, while the daemon is killed and recovered: no client sees an error, the
 # balances add up, checksums and indexes are right; also after the machine lost its power in the database's eyes.
 #
-# SECONDS_OF_LOAD   how long pgbench runs [25]
+# SECONDS_OF_LOAD   how long pgbench runs [60]
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/lib.sh"
 
-SECONDS_OF_LOAD=${SECONDS_OF_LOAD:-25}
+SECONDS_OF_LOAD=${SECONDS_OF_LOAD:-60}
 BIN=$(find /usr/lib/postgresql -mindepth 2 -maxdepth 2 -name bin 2>/dev/null | sort -V | tail -n 1)
 
 # as_postgres COMMAND...: the server does not run as root.
