@@ -49,11 +49,7 @@ pub trait BlockDevice: Send + Sync + 'static {
         len: usize,
         fill: &mut dyn FnMut(&mut [u8]) -> io::Result<()>,
     ) -> Option<BlockResult<()>> {
-        let mut data = vec![0; len];
-        match fill(&mut data) {
-            Ok(()) => self.try_write(offset, &data),
-            Err(e) => Some(Err(BlockError::Source(e.to_string()))),
-        }
+        try_write_gathered(self, offset, len, fill)
     }
 
     /// Writes `data` at `offset`. Not torn by a crash up to [`MAX_OP_BYTES`]; longer writes are a sequence of such.
@@ -81,4 +77,18 @@ pub trait BlockDevice: Send + Sync + 'static {
     /// Applies all of `ops` or, after a crash, none of them. At most [`MAX_OP_BYTES`] of data in all; offsets and
     /// lengths are multiples of 4 KiB. Where operations overlap, the later one in the list wins.
     fn batch(&self, ops: Vec<BatchOp>, fua: bool) -> BoxFuture<'_, BlockResult<()>>;
+}
+
+/// [`BlockDevice::try_write_with`] through a buffer: for devices, or requests, that have no place to fill in directly.
+pub fn try_write_gathered<D: BlockDevice + ?Sized>(
+    device: &D,
+    offset: u64,
+    len: usize,
+    fill: &mut dyn FnMut(&mut [u8]) -> io::Result<()>,
+) -> Option<BlockResult<()>> {
+    let mut data = vec![0; len];
+    match fill(&mut data) {
+        Ok(()) => device.try_write(offset, &data),
+        Err(e) => Some(Err(BlockError::Source(e.to_string()))),
+    }
 }

@@ -63,21 +63,13 @@ pub fn run(args: &DeviceArgs) -> Outcome {
             File::open(&path).and_then(|f| f.sync_all()).doing(format_args!("writing back {}", path.display()))
         }
         Job::StopUnused => stop_unused(name, number()?),
-        Job::Stop => settled(control(name)?.stop(number()?)).doing(name),
-        Job::Delete => settled(control(name)?.delete(number()?)).doing(name),
+        Job::Stop => UblkError::gone_is_done(control(name)?.stop(number()?)).doing(name),
+        Job::Delete => UblkError::gone_is_done(control(name)?.delete(number()?)).doing(name),
     }
 }
 
 fn control(name: &str) -> Outcome<Control> {
     Control::open().map(|c| c.with_limit(PATIENCE)).doing(name)
-}
-
-/// A device that is gone needs nothing more.
-fn settled(outcome: Result<(), UblkError>) -> Result<(), UblkError> {
-    match outcome {
-        Err(UblkError::NoDevice(_)) => Ok(()),
-        other => other,
-    }
 }
 
 fn in_use(name: &str, users: &[DeviceUser]) -> Failure {
@@ -94,7 +86,7 @@ fn stop_unused(name: &str, id: u32) -> Outcome {
     if info.flags.contains(Feature::SAFE_STOP_DEV) {
         loop {
             match control.stop_unused(id) {
-                Err(e) if !is_busy(&e) => return settled(Err(e)).doing(name),
+                Err(e) if !e.is_busy() => return UblkError::gone_is_done(Err(e)).doing(name),
                 Err(_) if Instant::now() >= until => {
                     let users = users_of(&tree, name);
                     return Err(in_use(name, if users.is_empty() { &[DeviceUser::Kernel] } else { &users }));
@@ -109,7 +101,7 @@ fn stop_unused(name: &str, id: u32) -> Outcome {
         let users = users_of(&tree, name);
         match claimed {
             Some(held) if users.is_empty() => {
-                let outcome = settled(control.stop(id)).doing(name);
+                let outcome = UblkError::gone_is_done(control.stop(id)).doing(name);
                 drop(held);
                 return outcome;
             }
@@ -118,10 +110,6 @@ fn stop_unused(name: &str, id: u32) -> Outcome {
             _ => sleep(TICK),
         }
     }
-}
-
-fn is_busy(e: &UblkError) -> bool {
-    matches!(e, UblkError::Command { source, .. } if source.raw_os_error() == Some(libc::EBUSY))
 }
 
 #[cfg(test)]
@@ -136,7 +124,9 @@ mod tests {
             assert!(refused.is_err(), "{job:?}");
         }
         let busy = UblkError::Command { what: "x".into(), source: std::io::Error::from_raw_os_error(libc::EBUSY) };
-        assert!(is_busy(&busy) && !is_busy(&UblkError::NoDevice(1)));
-        assert!(settled(Err(UblkError::NoDevice(1))).is_ok() && settled(Err(busy)).is_err());
+        assert!(busy.is_busy() && !UblkError::NoDevice(1).is_busy());
+        assert!(
+            UblkError::gone_is_done(Err(UblkError::NoDevice(1))).is_ok() && UblkError::gone_is_done(Err(busy)).is_err()
+        );
     }
 }

@@ -166,22 +166,15 @@ pub fn remove_dead(held: &HeldDevice, record: &DeviceRecord) -> Outcome {
         let control = Control::open().doing(&name)?;
         // The number may become another program's at any time; so each step asks again whose it is.
         if ask_kernel(record) != Kernel::Gone {
-            gone_or_done(control.stop(record.id)).doing(&name)?;
+            UblkError::gone_is_done(control.stop(record.id)).doing(&name)?;
         }
         if ask_kernel(record) != Kernel::Gone {
-            gone_or_done(control.delete(record.id)).doing(&name)?;
+            UblkError::gone_is_done(control.delete(record.id)).doing(&name)?;
         }
     }
     unlink_all(record);
     remove_stale_socket(&record.control);
     held.forget().doing(name)
-}
-
-fn gone_or_done(outcome: Result<(), UblkError>) -> Result<(), UblkError> {
-    match outcome {
-        Err(UblkError::NoDevice(_)) => Ok(()),
-        other => other,
-    }
 }
 
 /// Removes the links that the device's process made.

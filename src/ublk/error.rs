@@ -75,3 +75,21 @@ pub enum UblkError {
         source: io::Error,
     },
 }
+
+impl UblkError {
+    /// Whether the kernel answered EBUSY: somebody has the device, which may pass.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Command { source, .. } if source.raw_os_error() == Some(libc::EBUSY))
+    }
+
+    /// `outcome` of taking a device away: one that is gone already needs nothing more.
+    ///
+    /// # Errors
+    /// All but [`UblkError::NoDevice`].
+    pub fn gone_is_done(outcome: Result<(), Self>) -> Result<(), Self> {
+        match outcome {
+            Err(Self::NoDevice(_)) => Ok(()),
+            other => other,
+        }
+    }
+}

@@ -282,17 +282,14 @@ fn open_char(id: u32) -> Result<File, UblkError> {
     let open = || OpenOptions::new().read(true).write(true).open(&path).map_err(|e| open_error(&path, e));
     let passing = |e: &UblkError| match e {
         UblkError::NoUblk { .. } | UblkError::Denied { .. } => true,
-        UblkError::Command { source, .. } => source.raw_os_error() == Some(libc::EBUSY),
-        _ => false,
+        other => other.is_busy(),
     };
     retry(NODE_LIMIT, open, passing)
 }
 
 /// Tells the kernel that a new daemon takes the device; it refuses until it has noticed the end of the old one.
 fn begin_recovery(control: &Control, id: u32) -> Result<(), UblkError> {
-    let busy =
-        |e: &UblkError| matches!(e, UblkError::Command { source, .. } if source.raw_os_error() == Some(libc::EBUSY));
-    retry(SETTLE, || control.start_recovery(id), busy)
+    retry(SETTLE, || control.start_recovery(id), UblkError::is_busy)
 }
 
 fn retry<T>(

@@ -3,7 +3,9 @@
 use std::io;
 
 use bytes::{Bytes, BytesMut};
-use esker_block::{BatchOp, BlockDevice, BlockError, BlockResult, DeviceInfo, Extent, MAX_OP_BYTES};
+use esker_block::{
+    BatchOp, BlockDevice, BlockError, BlockResult, DeviceInfo, Extent, MAX_OP_BYTES, try_write_gathered,
+};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -61,11 +63,7 @@ impl BlockDevice for Volume {
     ) -> Option<BlockResult<()>> {
         let block = BLOCK as u64;
         if len == 0 || len > MAX_OP_BYTES || !offset.is_multiple_of(block) || !len.is_multiple_of(BLOCK) {
-            let mut data = vec![0; len];
-            return match fill(&mut data) {
-                Ok(()) => self.try_write(offset, &data),
-                Err(e) => Some(Err(BlockError::Source(e.to_string()))),
-            };
+            return try_write_gathered(self, offset, len, fill);
         }
         if let Err(e) = self.engine.check_write(offset, len as u64) {
             return Some(Err(e));
