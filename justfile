@@ -35,6 +35,18 @@ bench *args:
 lab *args:
     tests/lab.sh {{ args }}
 
+# Seeds of the simulator; `just sim --seed 42 --trace` for one
+sim *args:
+    scripts/sim {{ args }}
+
+# Bugs planted in the engine, that the simulator must find
+mutants *args:
+    scripts/mutants {{ args }}
+
+# Random faults on the program under load; `just torture --minutes 480 --long` for a night
+torture *args:
+    tests/torture.sh {{ args }}
+
 # Formats, and applies what clippy can fix
 fix:
     cargo clippy --workspace --all-targets --fix --allow-dirty

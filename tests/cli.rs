@@ -5,6 +5,10 @@
 mod nbd;
 #[path = "cli_parts/run.rs"]
 mod run;
+#[path = "cli_parts/scrub.rs"]
+mod scrub;
+#[path = "cli_parts/space.rs"]
+mod space;
 
 use std::fs;
 use std::thread;
@@ -101,7 +105,7 @@ fn volumes_are_made_listed_shown_and_deleted() {
     assert_eq!(listed.as_array().unwrap().len(), 2);
     let table = w.ok(&["volume", "list", &url]).stdout;
     assert!(table.starts_with("NAME") && table.contains("10 GiB"), "{table}");
-    assert_eq!(w.ok(&["volume", "show", &url, "b", "--json"]).json(), made);
+    assert_eq!(w.ok(&["volume", "show", &url, "b", "--json", "--quick"]).json(), made);
     assert!(w.ok(&["volume", "show", &url, "a"]).stdout.contains("(10737418240 bytes)"));
     w.ok(&w.with_dirs(&["volume", "delete", &url, "a", "--yes"]));
     assert_eq!(w.esker(&["volume", "show", &url, "a"]).code, Some(6));

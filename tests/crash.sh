@@ -25,6 +25,14 @@ client() {
   python3 "$ROOT/tests/crash.py" "$what" "$SHM/nbd.sock" "$volume" "$WORK/$volume.json" "$@"
 }
 
+# In every other round the servers compact all the time.
+turns() { if (($1 % 2)) && has jq; then eager; else lazy; fi; }
+
+compacted() {
+  has jq || skip "no jq here (scripts/setup installs it)"
+  have_compacted
+}
+
 # Puts load on the volume and kills the server meanwhile.
 crash_under_load() {
   local volume=$1 pid
@@ -56,6 +64,7 @@ daemon_dies() {
   for ((round = 1; round <= ROUNDS; round++)); do
     depth=$((1 + RANDOM % 32))
     say "round $round, depth $depth"
+    turns "$round"
     serve daemon
     crash_under_load daemon --depth "$depth" --flush-every $((10 + RANDOM % 200)) --seed $RANDOM
     for ((; RANDOM % 3 == 0; )); do say "killed on its way"; crash_in_recovery daemon; done
@@ -74,6 +83,7 @@ journal_lost() {
   SERVE_FLAGS+=(--takeover --lose-journal)
   for ((round = 1; round <= ROUNDS; round++)); do
     say "round $round"
+    turns "$round"
     serve lost
     crash_under_load lost --flush-every $((5 + RANDOM % 100)) --seed $RANDOM
     rm -rf "$SHM/journal"
@@ -176,6 +186,7 @@ new_volume lost 64M
 new_volume fence 64M
 run_case "the daemon dies $ROUNDS times" daemon_dies
 run_case "the journal is lost $ROUNDS times" journal_lost
+run_case "they have compacted meanwhile, every other round" compacted
 run_case "a volume in use is refused on the same host" in_use serve_here
 run_case "a volume in use is refused on another host" in_use serve_elsewhere
 run_case "a server that slept through a takeover gets no success" sleeper

@@ -4,23 +4,25 @@
 #
 #   tests/lab.sh                      all topics
 #   tests/lab.sh crash stress         these
+#   WITHOUT="space zfs" tests/lab.sh  all but these
 #
 # ROUNDS, ROUNDS_2   kills of the daemon in topic crash, with one CPU and with two [50, 20]
+# SPACE_GIB          GiB that topic space writes, deletes and trims away [1]
 # SEED               where random moments are drawn from; each topic prints its own
 # LAB_FLAGS          more flags for scripts/lab, such as --tcg
 # Environment: see tests/lib.sh.
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/lib.sh"
 
-ROUNDS=${ROUNDS:-50} ROUNDS_2=${ROUNDS_2:-20}
+ROUNDS=${ROUNDS:-50} ROUNDS_2=${ROUNDS_2:-20} SPACE_GIB=${SPACE_GIB:-1}
 read -ra LAB <<<"$ROOT/scripts/lab ${LAB_FLAGS-}"
 STORE_DIR=$WORK/store
 export ESKER S3D
-TOPICS=(limits filesystems crash handover stress exits memory zfs postgres nbd)
+TOPICS=(limits filesystems crash handover stress exits memory space zfs postgres nbd stressng)
 
 # Topics that race with signals and clocks. If a case of theirs fails, the topic is booted once more, and if it passes then,
-# that stands at the end among what was skipped, by name. Where data is at stake (crash, filesystems, zfs, postgres) one
-# failure is a failure.
+# that stands at the end among what was skipped, by name. Where data is at stake (crash, filesystems, space, zfs, postgres,
+# stressng) one failure is a failure.
 RACY=" limits handover stress exits memory nbd "
 
 # boot TOPIC SECONDS FLAG... -- VARIABLE=VALUE...: runs a topic in the lab and counts its cases among ours.
@@ -60,6 +62,8 @@ count() {
   fi
 }
 
+has_zfs() { "${LAB[@]}" --zfs true >"$WORK/zfs.log" 2>&1; }
+
 topic() {
   case $1 in
     crash)
@@ -69,8 +73,14 @@ topic() {
       mkdir -p "$STORE_DIR"
       boot memory 600 --cpus 1 --memory 512M --rw "$STORE_DIR" -- STORE_DIR="$STORE_DIR"
       rm -rf "$STORE_DIR" ;;
+    space)
+      local with=()
+      if has_zfs; then with=(--zfs); fi
+      mkdir -p "$STORE_DIR"
+      boot space $((900 + 300 * SPACE_GIB)) --cpus 1 "${with[@]}" --rw "$STORE_DIR" -- STORE_DIR="$STORE_DIR" SPACE_GIB="$SPACE_GIB"
+      rm -rf "$STORE_DIR" ;;
     zfs)
-      if "${LAB[@]}" --zfs true >"$WORK/zfs.log" 2>&1; then boot zfs 600 --zfs --
+      if has_zfs; then boot zfs 600 --zfs --
       else skipped "zfs: $(tail -n 1 "$WORK/zfs.log")"
       fi ;;
     handover) boot handover 600 --cpus 2 -- ;;
@@ -79,7 +89,11 @@ topic() {
 }
 
 need_esker
-[ $# -gt 0 ] || set -- "${TOPICS[@]}"
+if [ $# -eq 0 ]; then
+  for name in "${TOPICS[@]}"; do
+    [[ " ${WITHOUT-} " = *" $name "* ]] || set -- "$@" "$name"
+  done
+fi
 for name in "$@"; do
   [ -x "$ROOT/tests/lab/$name.sh" ] || { say "no such topic: $name (there are: ${TOPICS[*]})" >&2; exit 2; }
 done

@@ -147,6 +147,26 @@ stop_store() {
   rm -rf "$WORK/s3" "$WORK/pool" "$WORK/state" "$SHM/journal"
 }
 
+# --- compaction amid faults
+
+# eager: from here on servers compact all the time (tests/eager).
+eager() {
+  mkdir -p "$WORK/eager"
+  export EAGER_ESKER=${EAGER_ESKER:-$ESKER} EAGER_COUNTS=$WORK/eager
+  ESKER=$ROOT/tests/eager
+}
+
+lazy() { ESKER=${EAGER_ESKER:-$ESKER}; }
+
+# have_compacted: so say at least some of the servers that were to. A few may have been killed before they got to it.
+have_compacted() {
+  local servers emptied written deleted
+  read -r servers emptied written deleted < <(find "$WORK/eager" -type f ! -name '*.new' -exec cat {} + |
+    awk '{ e += $1; w += $2; d += $3 } END { printf "%d %d %.0f %d\n", NR, e, w, d }')
+  say "$servers servers were asked to compact: $emptied segments emptied, $((written >> 10)) KiB written, $deleted objects deleted"
+  [ "$servers" -lt 10 ] || { [ "$emptied" -gt 0 ] && [ "$written" -gt 0 ] && [ "$deleted" -gt 0 ]; } || fail "no compaction to speak of"
+}
+
 # --- esker
 
 need_esker() { [ -x "$ESKER" ] || { say "no esker at $ESKER: cargo build" >&2; exit 1; }; }

@@ -20,15 +20,56 @@ class Result:
         return table.get(f"{percent:.6f}", 0) / 1e6
 
 
-def fio(bench, uri, rw, bs, depth=1, jobs=1, seconds=None, extra=()):
-    """Runs fio against `uri`. With `seconds` for so long, else as far as `extra` says. Warmed up by nothing: see callers."""
-    args = ["fio", "--name=x", "--ioengine=nbd", f"--uri={uri}", f"--rw={rw}", f"--bs={bs}", f"--iodepth={depth}",
+def fio_args(uri, rw, bs, depth=1, jobs=1, extra=()):
+    """The command line of a load."""
+    return ["fio", "--name=x", "--ioengine=nbd", f"--uri={uri}", f"--rw={rw}", f"--bs={bs}", f"--iodepth={depth}",
             f"--numjobs={jobs}", "--thread", "--group_reporting", "--output-format=json", "--randrepeat=0",
             "--norandommap", *extra]
+
+
+def fio(bench, uri, rw, bs, depth=1, jobs=1, seconds=None, extra=()):
+    """Runs fio against `uri`. With `seconds` for so long, else as far as `extra` says. Warmed up by nothing: see callers."""
+    args = fio_args(uri, rw, bs, depth, jobs, extra)
     if seconds is not None:
         args += ["--time_based", f"--runtime={int(seconds * 1000)}ms"]
     out = bench.run(args, timeout=(seconds or 0) + 900)
     return Result(json.loads(out[out.index("{"):])["jobs"][0])
+
+
+class Background:
+    """fio beside us: how many bytes it has written so far, and what came out in the end."""
+
+    def __init__(self, bench, name, args):
+        self.path = bench.work / f"{name}.fio"
+        self.bench = bench
+        self.child = bench.spawn(name, [*args, "--status-interval=1", f"--output={self.path}"])
+
+    def _reports(self):
+        """What fio has told so far; the last report may be half written."""
+        text = self.path.read_text() if self.path.exists() else ""
+        found, at = [], text.find("{")
+        while at >= 0:
+            try:
+                report, end = json.JSONDecoder().raw_decode(text, at)
+            except json.JSONDecodeError:
+                break
+            found.append(report["jobs"][0])
+            at = text.find("{", end)
+        return found
+
+    def running(self):
+        return self.child.poll() is None
+
+    def written(self):
+        return max((job["write"]["io_bytes"] for job in self._reports()), default=0)
+
+    def result(self, patience=600):
+        """Waits for the end."""
+        code = self.child.wait(patience)
+        self.bench.children.remove(self.child)
+        if code or not self._reports():
+            raise OSError(f"fio ended with {code} ({self.path})")
+        return Result(self._reports()[-1])
 
 
 def rates(prefix, jobs):

@@ -5,7 +5,7 @@ import struct
 import time
 from urllib.parse import parse_qs, urlsplit
 
-READ, WRITE, DISCONNECT, FLUSH = 0, 1, 2, 3
+READ, WRITE, DISCONNECT, FLUSH, TRIM = 0, 1, 2, 3, 4
 IHAVEOPT = 0x49484156454F5054
 OPT_GO, REP_ACK, REP_INFO = 7, 1, 3
 
@@ -64,6 +64,9 @@ class Nbd:
 
     def flush(self):
         self._ask(FLUSH, 0, 0)
+
+    def trim(self, offset, length):
+        self._ask(TRIM, offset, length)
 
     def close(self):
         self.sock.sendall(struct.pack(">IHHQQI", 0x25609513, 0, DISCONNECT, 0, 0, 0))

@@ -34,7 +34,7 @@ class Bench:
         self.work = Path(tempfile.mkdtemp(prefix="esker-bench.", dir=shm if self.on_tmpfs else None))
         self.shm = Path(tempfile.mkdtemp(prefix="esker-bench-j.", dir=shm))
         # A pool on tmpfs under a journal on tmpfs is what the server warns of; here it is meant.
-        self.env = dict(os.environ, ESKER_PASSWORD=PASSWORD, RUST_LOG="warn")
+        self.env = dict(os.environ, ESKER_PASSWORD=PASSWORD, RUST_LOG=os.environ.get("RUST_LOG", "warn"))
 
     def spawn(self, name, args, env=None, stdout=subprocess.DEVNULL):
         with open(self.work / f"{name}.err", "ab") as err:
@@ -152,7 +152,7 @@ class Esker:
         self.name = name or store.name
         self.volumes, self.serve_flags = volumes, list(serve_flags)
         self.url = store.url if store.url.startswith("file:") else f"s3://esker/{pool}"
-        self.child = None
+        self.child, self.control = None, bench.shm / self.name / "control"
         self._run("format", self.url)
         for volume, size in volumes.items():
             self._run("volume", "create", self.url, volume, "--size", str(size))
@@ -166,7 +166,7 @@ class Esker:
         (base / "journal").mkdir(parents=True, exist_ok=True)
         sock = base / "nbd"
         sock.unlink(missing_ok=True)
-        args = [self.bench.esker_bin, "serve", self.url, *self.volumes, "--unix", sock, "--control", base / "control",
+        args = [self.bench.esker_bin, "serve", self.url, *self.volumes, "--unix", sock, "--control", self.control,
                 "--journal-dir", base / "journal", "--state-dir", base / "state", "--journal-size", self.journal,
                 "--cache-size", changes.get("cache", self.cache), *self.store.flags, *self.serve_flags]
         self.child = self.bench.spawn(self.name, args, env=self.store.env, stdout=subprocess.PIPE)
@@ -187,11 +187,12 @@ class Esker:
         self.start(**changes)
 
     def volume_status(self, volume):
-        out = self._status()
+        out = self.status()
         return next(v for v in out["volumes"] if v["name"] == volume)
 
-    def _status(self):
-        args = [self.bench.esker_bin, "status", "--json", self.bench.shm / self.name / "control"]
+    def status(self):
+        """All that the server tells of itself."""
+        args = [self.bench.esker_bin, "status", "--json", self.control]
         return json.loads(self.bench.run(args))[0]
 
     def settle(self, volume, seconds=120):

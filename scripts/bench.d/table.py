@@ -30,12 +30,9 @@ def show(value):
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def render(rows):
-    """The table as text, and the notes below it."""
-    head = ["what", "unit", *COLUMNS, "ratio", "budget", "verdict"]
-    lines = [head, *(row.texts() for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    numbers = range(2, 2 + len(COLUMNS))
+def grid(lines, numbers=()):
+    """Lines of texts as a table, the first one its head; columns in `numbers` are set to the right."""
+    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(lines[0]))]
     out = []
     for n, line in enumerate(lines):
         cells = [text.rjust(w) if i in numbers else text.ljust(w) for i, (text, w) in enumerate(zip(line, widths))]
@@ -43,5 +40,12 @@ def render(rows):
         if n == 0:
             rule = ["-" * (w - 1) + ":" if i in numbers else "-" * w for i, w in enumerate(widths)]
             out.append("| " + " | ".join(rule) + " |")
+    return "\n".join(out)
+
+
+def render(rows):
+    """The table as text, and the notes below it."""
+    head = ["what", "unit", *COLUMNS, "ratio", "budget", "verdict"]
+    table = grid([head, *(row.texts() for row in rows)], range(2, 2 + len(COLUMNS)))
     notes = [f"- {row.what}: {row.note}" for row in rows if row.note]
-    return "\n".join(out + ([""] + notes if notes else []))
+    return "\n".join([table] + ([""] + notes if notes else []))

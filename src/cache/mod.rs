@@ -3,9 +3,12 @@
 //! Entries are keyed by record, so they never change; what is no longer referred to ages out.
 
 use bytes::Bytes;
+use quick_cache::OptionsBuilder;
 use quick_cache::Weighter;
-use quick_cache::sync::Cache;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use rustc_hash::FxBuildHasher;
 
+use crate::probe::{Mutant, planted};
 use crate::segment::{RecordRef, SegmentId};
 
 /// Names one record: its segment and its number there.
@@ -13,9 +16,12 @@ pub type RecordKey = (SegmentId, u32);
 
 /// The key of a record.
 pub fn key_of(record: &RecordRef) -> RecordKey {
-    (record.segment, record.number)
+    let number = if planted(Mutant::CacheKeyTooShort) { 0 } else { record.number };
+    (record.segment, number)
 }
 
+/// Parts with a lock and a share of the room each; a fixed number, so that the same requests always evict the same.
+const SHARDS: usize = 32;
 /// What an entry costs besides its bytes: key, handle, bookkeeping.
 const OVERHEAD: u64 = 128;
 
@@ -30,14 +36,21 @@ impl Weighter<RecordKey, Bytes> for ByBytes {
 
 /// See the module. Shared by all readers of a volume.
 pub struct MemoryCache {
-    cache: Cache<RecordKey, Bytes, ByBytes>,
+    cache: Cache<RecordKey, Bytes, ByBytes, FxBuildHasher>,
 }
 
 impl MemoryCache {
     /// A cache of at most `bytes` bytes.
     pub fn new(bytes: u64) -> Self {
         let typical = (bytes / 8192).clamp(16, 1 << 22) as usize;
-        Self { cache: Cache::with_weighter(typical, bytes, ByBytes) }
+        let options = OptionsBuilder::new()
+            .estimated_items_capacity(typical)
+            .weight_capacity(bytes)
+            .shards(SHARDS)
+            .build()
+            .expect("items and bytes are given");
+        let cache = Cache::with_options(options, ByBytes, FxBuildHasher, DefaultLifecycle::default());
+        Self { cache }
     }
 
     /// The plaintext of a record: the blocks of its original mask, back to back.

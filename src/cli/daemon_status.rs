@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::env::Env;
 use crate::host::ReclaimReport;
 use crate::pool::Pool;
-use crate::store::Store;
+use crate::store::{CountRow, Kind, Store};
 
 /// A running daemon, whatever front end it has.
 pub struct DaemonFacts {
@@ -55,15 +55,24 @@ impl DaemonFacts {
 
 fn store_status(store: &Store) -> Value {
     let health = store.health();
-    let row = |r: crate::store::CountRow| {
-        json!({
-            "name": format!("{} {}", r.kind.name(), r.cause.name()),
-            "count": r.requests,
-            "bytes": r.bytes,
-            "errors": r.errors,
-        })
+    let row = |r: CountRow| {
+        let name = format!("{} {}", r.kind.name(), r.cause.name());
+        match r.kind {
+            Kind::Delete => json!({ "name": name, "count": r.requests, "objects": r.objects, "errors": r.errors }),
+            _ => json!({ "name": name, "count": r.requests, "bytes": r.bytes, "errors": r.errors }),
+        }
     };
+    let limit = store.throttle().map(|t| {
+        json!({
+            "requests_per_second": t.limits.requests_per_second,
+            "bandwidth_bytes": t.limits.bytes_per_second,
+            "waiting": t.waiting,
+            "held_back": t.held,
+            "waited_ms": t.waited.as_millis() as u64,
+        })
+    });
     json!({
+        "limit": limit,
         "outage": health.outage.map(|o| json!({ "since_wall_ms": o.since_wall_ms, "failures": o.failures })),
         "last_error": health.last_error.map(|e| json!({ "at_wall_ms": e.wall_ms, "message": e.message })),
         "requests": store.counts().into_iter().map(row).collect::<Vec<_>>(),

@@ -6,12 +6,13 @@ use esker_block::BlockDevice;
 use futures::future::BoxFuture;
 use serde_json::Value;
 
+use super::compacting::{OnRequest, Tell};
 use super::devices::refuse_attached;
 use super::failure::{Doing, Outcome};
 use crate::env::Env;
 use crate::host::Devices;
 use crate::pool::{Pool, VolumeRecord};
-use crate::volume::{AttachOptions, Volume};
+use crate::volume::{AttachOptions, Compacted, Volume};
 
 /// Attaches volumes.
 pub trait Engine: Send + Sync + 'static {
@@ -25,6 +26,8 @@ pub trait Attached: Send + Sync + 'static {
     fn device(&self) -> Arc<dyn BlockDevice>;
     /// Its state as a JSON object, for `esker status`.
     fn status(&self) -> Value;
+    /// Compacts it now, in a task of its own; `tell` is told how far that is.
+    fn compact(&self, tell: Tell) -> BoxFuture<'_, Outcome<Compacted>>;
     /// Writes back what is unflushed and closes its log. Requests after that fail.
     fn detach(&self) -> BoxFuture<'_, Outcome>;
 }
@@ -50,7 +53,8 @@ impl Engine for VolumeEngine {
             refuse_attached(self.devices.clone(), self.pool.id_hex(), record.number, &record.name).await?;
             let attach = Volume::attach(&self.pool, record, self.options.clone(), self.env.clone());
             let volume = attach.await.doing(format_args!("volume {}", record.name))?;
-            Ok(Arc::new(AttachedVolume { volume: Arc::new(volume), name: record.name.clone() }) as Arc<dyn Attached>)
+            let (volume, name) = (Arc::new(volume), record.name.clone());
+            Ok(Arc::new(AttachedVolume { volume, name, requests: OnRequest::default() }) as Arc<dyn Attached>)
         })
     }
 }
@@ -58,6 +62,7 @@ impl Engine for VolumeEngine {
 struct AttachedVolume {
     volume: Arc<Volume>,
     name: String,
+    requests: OnRequest,
 }
 
 impl Attached for AttachedVolume {
@@ -70,7 +75,18 @@ impl Attached for AttachedVolume {
         serde_json::to_value(self.volume.status()).unwrap_or(Value::Null)
     }
 
+    fn compact(&self, tell: Tell) -> BoxFuture<'_, Outcome<Compacted>> {
+        Box::pin(self.requests.compact(self.volume.clone(), &self.name, tell))
+    }
+
     fn detach(&self) -> BoxFuture<'_, Outcome> {
-        Box::pin(async { self.volume.detach().await.doing(format_args!("volume {}", self.name)) })
+        Box::pin(async {
+            let outcome = self.volume.detach().await;
+            if outcome.is_err() {
+                // A request that still runs would keep the volume, and with it the journal.
+                self.requests.end();
+            }
+            outcome.doing(format_args!("volume {}", self.name))
+        })
     }
 }

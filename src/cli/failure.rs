@@ -27,12 +27,14 @@ pub enum Exit {
     InUse = 5,
     /// There is no such volume, pool or bucket.
     NotFound = 6,
+    /// Something in the pool is damaged.
+    Damaged = 7,
 }
 
 impl Exit {
     /// The code of another process of ours.
     pub fn of_code(code: u8) -> Self {
-        [Self::Usage, Self::WrongPassword, Self::Store, Self::InUse, Self::NotFound]
+        [Self::Usage, Self::WrongPassword, Self::Store, Self::InUse, Self::NotFound, Self::Damaged]
             .into_iter()
             .find(|e| *e as u8 == code)
             .unwrap_or(Self::Failure)
@@ -47,7 +49,8 @@ pub const EXIT_CODES: &str = "EXIT CODES:\n  \
     3  wrong password\n  \
     4  the store cannot be reached or refuses\n  \
     5  the volume is in use elsewhere, or was taken over\n  \
-    6  no such volume, pool or bucket";
+    6  no such volume, pool or bucket\n  \
+    7  damage was found (scrub, fsck)";
 
 /// A failed command.
 #[derive(Debug)]

@@ -3,25 +3,34 @@
 mod attach;
 mod attach_args;
 mod check;
+mod compact;
+mod compact_args;
+mod compacting;
 mod completions;
+mod cost;
 mod daemon_status;
 mod detach;
 mod detach_nbd;
 mod device;
 mod devices;
+mod df;
 mod doctor;
 mod engine;
 mod engine_args;
 mod failure;
 mod format;
+mod gc;
 mod list;
 mod man;
 mod output;
 mod passwd;
 mod password;
 mod process;
+mod running;
+mod scrub;
 mod serve;
 mod size;
+mod space;
 mod status;
 mod stop;
 mod store_args;
@@ -38,6 +47,9 @@ use tracing_subscriber::fmt::time::SystemTime;
 use crate::env::Env;
 use failure::{EXIT_CODES, Failure, Outcome};
 use process::Stderr;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use size::{parse_size, show_size};
 
 const EXAMPLES: &str = "EXAMPLES:\n  \
     esker format s3://bucket/pool\n  \
@@ -72,9 +84,15 @@ enum Command {
     List(list::ListArgs),
     Serve(serve::ServeArgs),
     Status(status::StatusArgs),
+    Df(df::DfArgs),
+    Compact(compact::CompactCommand),
+    Gc(gc::GcArgs),
     Check(check::CheckArgs),
+    Scrub(scrub::ScrubArgs),
+    Fsck(scrub::FsckArgs),
     Doctor(doctor::DoctorArgs),
     Passwd(passwd::PasswdArgs),
+    Cost(cost::CostArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
     Udev(udev::UdevArgs),
@@ -107,9 +125,15 @@ fn run(command: Command) -> Outcome {
         Command::List(args) => list::run(&args),
         Command::Serve(args) => serve::main(args),
         Command::Status(args) => with_runtime(async move |_| status::run(args).await),
+        Command::Df(args) => with_runtime(async move |env| df::run(args, env).await),
+        Command::Compact(args) => with_runtime(async move |env| compact::run(args, env).await),
+        Command::Gc(args) => with_runtime(async move |env| gc::run(args, env).await),
         Command::Check(args) => with_runtime(async move |env| check::run(args, env).await),
+        Command::Scrub(args) => with_runtime(async move |env| scrub::run_scrub(args, env).await),
+        Command::Fsck(args) => with_runtime(async move |env| scrub::run_fsck(args, env).await),
         Command::Doctor(args) => with_runtime(async move |_| doctor::run(args).await),
         Command::Passwd(args) => with_runtime(async move |env| passwd::run(args, env).await),
+        Command::Cost(args) => with_runtime(async move |_| cost::run(args).await),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
         Command::Udev(args) => udev::run(&args),

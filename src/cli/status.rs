@@ -92,6 +92,7 @@ fn render_into(out: &mut String, value: &Value, depth: usize) {
         match value {
             Value::Null => {}
             Value::Object(o) if o.is_empty() => {}
+            Value::Object(o) if name == "space" => out.push_str(&format!("{indent}space: {}\n", in_a_line(o))),
             Value::Object(_) => {
                 out.push_str(&format!("{indent}{label}:\n"));
                 render_into(out, value, depth + 1);
@@ -106,6 +107,26 @@ fn render_into(out: &mut String, value: &Value, depth: usize) {
             _ => out.push_str(&format!("{indent}{label}: {}\n", scalar(name, value))),
         }
     }
+}
+
+/// What a volume takes, on one line.
+fn in_a_line(space: &Map<String, Value>) -> String {
+    let number = |name: &str| space.get(name).and_then(Value::as_u64).unwrap_or(0);
+    let size = |name: &str| show_size(number(name));
+    let (stored, live) = (number("stored"), number("live"));
+    let amplification = match live {
+        0 => String::new(),
+        _ => format!(" (amplification {:.2})", stored as f64 / live as f64),
+    };
+    format!(
+        "{} stored, {} live{amplification}, {} dead; compaction wrote {}; {} objects deleted ({})",
+        size("stored"),
+        size("live"),
+        size("dead"),
+        size("compaction_written"),
+        number("deleted_objects"),
+        size("deleted"),
+    )
 }
 
 /// One of several: on a line if it says little.
@@ -172,7 +193,9 @@ mod tests {
             "started_wall_ms": 0,
             "volumes": [
                 {"name": "data", "size": 10u64 << 30, "unflushed_bytes": 4096, "unflushed_age_ms": 1500,
-                 "read_only": false, "last_error": null},
+                 "read_only": false, "last_error": null,
+                 "space": {"written": 8192, "live": 4096, "stored": 6144, "dead": 1024, "compaction_written": 2048,
+                           "deleted_objects": 3, "deleted": 5120}},
                 {"name": "idle", "attached": false, "size": 4096},
             ],
             "listen": ["a", "b"],
@@ -187,6 +210,8 @@ mod tests {
             "  volume data",
             "    read only: no",
             "    size: 10 GiB",
+            "    space: 6 KiB stored, 4 KiB live (amplification 1.50), 1 KiB dead; compaction wrote 2 KiB; 3 objects \
+             deleted (5 KiB)",
             "    unflushed age: 1s 500ms",
             "    unflushed: 4 KiB",
             "  volume idle: attached no, size 4 KiB",

@@ -39,6 +39,11 @@ impl Stop {
         (tell, Self { told })
     }
 
+    /// Whether it was told to stop.
+    pub fn is_requested(&self) -> bool {
+        *self.told.borrow()
+    }
+
     /// Completes once the server was told to stop.
     pub fn requested(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut told = self.told.clone();

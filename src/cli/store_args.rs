@@ -60,8 +60,13 @@ pub struct PoolArgs {
 impl PoolArgs {
     /// Opens the pool with its password.
     pub async fn open(&self, env: &Env) -> Outcome<Pool> {
-        let store = self.store.open(&self.url, env)?;
-        let password = self.password.current()?;
-        Pool::open(store, &password, env).await.doing(&self.url)
+        open_pool(&self.url, &self.store, &self.password, env).await
     }
+}
+
+/// Opens the pool at `url` with its password.
+pub async fn open_pool(url: &str, store: &StoreArgs, password: &PasswordArgs, env: &Env) -> Outcome<Pool> {
+    let store = store.open(url, env)?;
+    let password = password.current()?;
+    Pool::open(store, &password, env).await.doing(url)
 }

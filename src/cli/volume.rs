@@ -10,12 +10,28 @@ use super::attach_args::AttachArgs;
 use super::devices::{devices_below, refuse_attached};
 use super::failure::{Doing, Exit, Failure, Outcome};
 use super::output::{self, print_json, show_time, table};
+use super::running::running;
 use super::size::{parse_size, show_size};
+use super::space::{Space, space_of};
 use super::store_args::PoolArgs;
 use crate::env::Env;
 use crate::host::hex16;
 use crate::pool::{NewVolume, PoolError, VolumeRecord};
 use crate::volume;
+
+/// What [`Space::cells`] are.
+const SPACE: [&str; 10] = [
+    "written",
+    "live",
+    "new",
+    "overhead",
+    "garbage",
+    "dead",
+    "stored",
+    "objects",
+    "compression ratio",
+    "space amplification",
+];
 
 /// Create, list, show and delete volumes
 #[derive(Debug, Args)]
@@ -71,7 +87,10 @@ struct ListArgs {
     json: bool,
 }
 
-/// Show one volume
+/// Show one volume, and what it takes in the store
+///
+/// WRITTEN and so on are as `esker df` explains them. Where nobody holds the volume on this host they are looked up in the
+/// store, which reads its map and may take a while; --quick leaves them out.
 #[derive(Debug, Args)]
 #[command(after_help = "EXAMPLES:\n  \
     esker volume show s3://bucket/pool data\n  \
@@ -81,6 +100,9 @@ struct ShowArgs {
     pool: PoolArgs,
     /// The volume
     name: String,
+    /// Only what the catalogue says
+    #[arg(long)]
+    quick: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -145,11 +167,20 @@ async fn list(args: ListArgs, env: Env) -> Outcome {
 }
 
 async fn show(args: ShowArgs, env: Env) -> Outcome {
-    let record = args.pool.open(&env).await?.volume(&args.name).await.doing(format_args!("volume {}", args.name))?;
+    let pool = args.pool.open(&env).await?;
+    let record = pool.volume(&args.name).await.doing(format_args!("volume {}", args.name))?;
+    let space = match args.quick {
+        true => None,
+        false => space_of(&pool, &record.name, &running(None).await?, &env).await?,
+    };
     if args.json {
-        return print_json(&describe(&record));
+        let mut shown = describe(&record);
+        if let Some(fields) = shown.as_object_mut().filter(|_| !args.quick) {
+            fields.insert("space".into(), space.map_or(Value::Null, Space::to_json));
+        }
+        return print_json(&shown);
     }
-    let rows = [
+    let mut rows = vec![
         ["name".into(), record.name.clone()],
         ["size".into(), format!("{} ({} bytes)", show_size(record.size), record.size)],
         ["block size".into(), record.block_size.to_string()],
@@ -158,6 +189,9 @@ async fn show(args: ShowArgs, env: Env) -> Outcome {
         ["number".into(), record.number.to_string()],
         ["uuid".into(), hex16(&record.uuid)],
     ];
+    if let Some(space) = space {
+        rows.extend(SPACE.into_iter().zip(space.cells()).map(|(name, cell)| [name.to_owned(), cell]));
+    }
     output::bytes(table(&rows).as_bytes())
 }
 

@@ -3,9 +3,6 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use parking_lot::Mutex;
 
 use super::Refused;
 use super::layout::{Fixed, Tail, note_next_op, place};
@@ -14,6 +11,8 @@ use super::pins::Pins;
 use super::record::{HEADER, OpHeader, State, clear, state, write_table};
 use super::slot::Slot;
 use super::space::{Mark, Space, Walk};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{self, Mutex};
 
 type Notifier = Box<dyn Fn() + Send + Sync>;
 
@@ -84,7 +83,9 @@ impl Core {
         let mut walk = self.walk(from.position, head);
         let mut next = from.op;
         while let Some((header, at)) = walk.peek() {
-            if header.op > op || state(&self.mem, at) == Some(State::Incomplete) {
+            let unfinished =
+                state(&self.mem, at) == Some(State::Incomplete) && !sync::weak("free what is being filled");
+            if header.op > op || unfinished {
                 break;
             }
             walk.pass(&header);

@@ -63,6 +63,7 @@ impl Memory {
     /// Copies bytes out.
     pub fn copy_out(&self, at: usize, buf: &mut [u8]) {
         self.check(at, buf.len());
+        crate::sync::step();
         // SAFETY: in bounds; `buf` is ordinary memory of the caller and so does not overlap the mapping. By the
         // protocol above nobody writes these bytes now: callers pinned them and know the position from a filled slot.
         unsafe { std::ptr::copy_nonoverlapping(self.map.as_ptr().add(at), buf.as_mut_ptr(), buf.len()) }

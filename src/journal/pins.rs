@@ -3,7 +3,8 @@
 //! Readers count themselves in one of two counters, that of the current phase. Whoever wants to reuse space turns the
 //! phase and waits until the counter of the old one is zero; new readers count in the other and see the new tail.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use crate::sync;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 /// Counters of readers.
 #[derive(Default)]
@@ -26,7 +27,7 @@ impl Pins {
         loop {
             let phase = self.phase.load(SeqCst);
             self.readers[(phase % 2) as usize].fetch_add(1, SeqCst);
-            if self.phase.load(SeqCst) == phase {
+            if self.phase.load(SeqCst) == phase || sync::weak("a pin without a second look") {
                 return Pin { phase, tell };
             }
             // The phase turned in between: the old counter may have been found zero already, so it does not protect.

@@ -370,11 +370,13 @@ pub(super) fn clear(mem: &Memory, place: usize) {
 
 /// Sets a record's state; what was written before it is visible to whoever reads the state.
 pub(super) fn set_state(mem: &Memory, place: usize, state: State) {
+    crate::sync::step();
     store(mem, place + AT_STATE, state as u64, Ordering::Release);
 }
 
 /// A record's state; `None` if it is none.
 pub(super) fn state(mem: &Memory, place: usize) -> Option<State> {
+    crate::sync::step();
     let v = u64::from_le(mem.word(place + AT_STATE).load(Ordering::Acquire));
     [State::Incomplete, State::Complete, State::Void].into_iter().find(|s| *s as u64 == v)
 }

@@ -7,6 +7,7 @@ use super::layout::{Tail, noted_next_op, place};
 use super::memory::Memory;
 use super::record::{HEADER, Header, Kind, State, state};
 use super::space::Mark;
+use crate::probe::{Mutant, planted};
 
 /// What went wrong, and at which operation.
 pub(super) struct Damage {
@@ -41,6 +42,9 @@ pub(super) fn replay(mem: &Memory, bytes: u64, ring: &[u8; 16], mut visit: impl 
             let state = state(mem, place).ok_or(Damage { op: at.op, why: "a record's state is none" })?;
             if state == State::Complete {
                 header.kind(mem, place, 0).map_err(|why| Damage { op: at.op, why })?;
+            }
+            if state == State::Incomplete && planted(Mutant::ReplayStopsAtIncomplete) {
+                return Ok(Ends { tail, head: at });
             }
             visit(Found { mark: at, place, state, header });
             at.op += 1;

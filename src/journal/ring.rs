@@ -4,9 +4,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
-use parking_lot::Mutex;
+use std::sync::atomic::AtomicU32;
 
 use super::core::Core;
 use super::error::{Refused, RingError};
@@ -19,6 +17,9 @@ use super::record::{OpHeader, Record, RecordKind, State, clear, set_state, state
 use super::replay::{Damage, replay};
 use super::slot::Slot;
 use super::space::{Mark, Marks, Space};
+use crate::probe::{Mutant, planted};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Whether the ring's pages are locked in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -196,6 +197,7 @@ impl Ring {
                 break;
             }
             let kind = match state(&self.core.mem, at) {
+                Some(State::Incomplete) if planted(Mutant::CutOverIncomplete) => Ok(RecordKind::Void),
                 Some(State::Complete) => header.kind(&self.core.mem, at, self.core.tag),
                 Some(State::Void) => Ok(RecordKind::Void),
                 Some(State::Incomplete) | None => {

@@ -6,6 +6,7 @@ use super::layout::place;
 use super::memory::Memory;
 use super::pins::Pins;
 use super::record::{HEADER, Header, Kind};
+use crate::sync;
 
 /// A mark is kept at least every so many operations and bytes, so that finding a record walks over few others.
 const MARK_OPS: u64 = 256;
@@ -122,7 +123,7 @@ impl Space {
     pub fn advance(&mut self, pins: &Pins) -> bool {
         loop {
             if let Some(grace) = &self.grace {
-                if !pins.left(grace.phase) {
+                if !pins.left(grace.phase) && !sync::weak("reuse under readers") {
                     break;
                 }
                 self.unpinned = grace.target;

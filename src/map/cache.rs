@@ -11,6 +11,8 @@ use super::node::Leaf;
 use crate::segment::RecordRef;
 
 const SHARDS: usize = 16;
+/// So many leaves stay, however large and however small the limit: a request that needs two at once must find both.
+const FEWEST: usize = 8;
 /// What an entry costs beyond its leaf.
 const ENTRY_BYTES: usize = 96;
 
@@ -35,13 +37,20 @@ struct Shard {
 pub struct LeafCache {
     shards: [RwLock<Shard>; SHARDS],
     bytes: AtomicUsize,
+    leaves: AtomicUsize,
     limit: usize,
     sweep: AtomicUsize,
 }
 
 impl LeafCache {
     pub fn new(limit: usize) -> Self {
-        Self { shards: Default::default(), bytes: AtomicUsize::new(0), limit, sweep: AtomicUsize::new(0) }
+        Self {
+            shards: Default::default(),
+            bytes: AtomicUsize::new(0),
+            leaves: AtomicUsize::new(0),
+            limit,
+            sweep: AtomicUsize::new(0),
+        }
     }
 
     pub fn bytes(&self) -> usize {
@@ -75,7 +84,7 @@ impl LeafCache {
         self.shard(leaf).read().by_leaf.get(&leaf).is_some_and(|c| c.record == *record)
     }
 
-    /// Keeps a leaf, and makes room. The newest leaf itself stays, however large.
+    /// Keeps a leaf, and makes room. The newest leaves stay, however large: [`FEWEST`].
     pub fn insert(&self, leaf: u64, record: RecordRef, content: Leaf) {
         let size = content.bytes() + ENTRY_BYTES;
         let new = Cached { record, leaf: content, used: AtomicBool::new(false) };
@@ -87,6 +96,7 @@ impl LeafCache {
                 Entry::Vacant(e) => {
                     e.insert(new);
                     shard.ring.push(leaf);
+                    self.leaves.fetch_add(1, Ordering::Relaxed);
                     None
                 }
             }
@@ -96,11 +106,12 @@ impl LeafCache {
             self.bytes.fetch_sub(old.leaf.bytes() + ENTRY_BYTES, Ordering::Relaxed);
         }
         let mut idle = 0;
-        while self.bytes() > self.limit && idle < SHARDS {
+        while self.bytes() > self.limit && self.leaves.load(Ordering::Relaxed) > FEWEST && idle < SHARDS {
             let at = self.sweep.fetch_add(1, Ordering::Relaxed) % SHARDS;
             match self.shards[at].write().evict(leaf) {
                 Some(freed) => {
                     self.bytes.fetch_sub(freed, Ordering::Relaxed);
+                    self.leaves.fetch_sub(1, Ordering::Relaxed);
                     idle = 0;
                 }
                 None => idle += 1,

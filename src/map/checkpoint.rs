@@ -1,19 +1,20 @@
 //! Writing the frozen layer into the tree: which nodes, bottom up, with what content.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use super::Shared;
 use super::base::{Located, Replaced};
-use super::codec;
-use super::delta::LeafDelta;
 use super::error::MapError;
+use super::fold::{Built, NodeToWrite, What, Work};
 use super::geometry::{FAN_BITS, FANOUT, leaves_of, slot, span};
 use super::node::{Inner, Leaf, MAX_NUMBER, NumberTooHigh};
 use super::overlay::Overlay;
-use super::piece::{NodeLoad, Piece};
+use super::piece::NodeLoad;
+use super::usage::UsageChange;
+use crate::probe::{Mutant, planted};
 use crate::segment::{RecordRef, RootRef};
 
 /// What a checkpoint needs next.
@@ -27,40 +28,13 @@ pub enum Step {
     Done,
 }
 
-/// One node that a checkpoint writes. It can be encoded on any thread.
-#[derive(Debug)]
-pub struct NodeToWrite {
-    /// Levels above the leaves; 0 is a leaf.
-    pub level: u8,
-    /// Its index among the nodes of its level.
-    pub index: u64,
-    /// The node whose plaintext `encode` must be given, if any. Only leaves that are not in memory have one.
-    pub base: Option<NodeLoad>,
-    work: Work,
-    built: OnceLock<Built>,
-}
-
-#[derive(Debug)]
-enum Work {
-    Leaf { frozen: Arc<Overlay>, base: Option<Leaf> },
-    Inner(Arc<Inner>),
-}
-
-#[derive(Debug, Clone)]
-enum Built {
-    /// The node holds nothing any more.
-    Empty,
-    /// The node is as it was.
-    Same,
-    Leaf(Leaf),
-    Inner(Arc<Inner>),
-}
-
 /// A checkpoint being made. Dropped without [`Checkpoint::commit`], its changes are dirty again.
 #[derive(Debug)]
 pub struct Checkpoint {
     shared: Arc<Shared>,
     frozen: Arc<Overlay>,
+    /// Nodes to be written anew, by level and index.
+    rewrites: BTreeSet<(u8, u64)>,
     old_root: Option<RootRef>,
     levels: u8,
     /// For each level from 1 on the indices of the inner nodes on the way to a change, ascending.
@@ -76,6 +50,7 @@ pub struct Checkpoint {
     /// New leaves for the cache, as many as half of it holds.
     fresh: Vec<(u64, RecordRef, Leaf)>,
     fresh_bytes: usize,
+    change: UsageChange,
     committed: bool,
 }
 
@@ -97,17 +72,19 @@ enum Phase {
 
 impl Checkpoint {
     pub(super) fn begin(shared: Arc<Shared>) -> Self {
-        let (frozen, old_root, levels) = {
+        let (frozen, mut rewrites, old_root, levels) = {
             let mut state = shared.state.write();
             assert!(state.frozen.is_none(), "one checkpoint at a time");
             let frozen = Arc::new(mem::take(&mut state.delta));
             state.frozen = Some(frozen.clone());
-            (frozen, state.base.root(), state.base.levels())
+            (frozen, mem::take(&mut state.rewrites), state.base.root(), state.base.levels())
         };
-        let touched = touched(&frozen, old_root, levels);
+        rewrites.retain(|&(level, index)| level <= levels && index < span(levels - level));
+        let touched = touched(&frozen, &rewrites, old_root, levels);
         Self {
             shared,
             frozen,
+            rewrites,
             old_root,
             levels,
             touched,
@@ -118,6 +95,7 @@ impl Checkpoint {
             replaced: Vec::new(),
             fresh: Vec::new(),
             fresh_bytes: 0,
+            change: UsageChange::default(),
             committed: false,
         }
     }
@@ -137,7 +115,7 @@ impl Checkpoint {
                         return Step::Load(loads);
                     }
                     self.phase = match level {
-                        1 => Phase::Leaves(self.frozen.next_leaf(0)),
+                        1 => Phase::Leaves(self.next_leaf(0)),
                         _ => Phase::Load { level: level - 1, at: 0 },
                     };
                 }
@@ -210,35 +188,51 @@ impl Checkpoint {
         loads
     }
 
-    /// The next changed leaves. Those that only lose what a missing base never held are settled here.
+    /// The first leaf at or after `leaf` that is changed or to be written anew.
+    fn next_leaf(&self, leaf: u64) -> Option<u64> {
+        let rewrite = self.rewrites.range((0, leaf)..=(0, u64::MAX)).next().map(|(_, index)| *index);
+        self.frozen.next_leaf(leaf).into_iter().chain(rewrite).min()
+    }
+
+    /// The next leaves to work on.
     fn leaves(&mut self, mut from: Option<u64>, max: usize) -> Result<Vec<NodeToWrite>, NodeLoad> {
         let mut nodes = Vec::new();
         while let Some(leaf) = from {
             if nodes.len() == max {
                 break;
             }
-            let delta = self.frozen.leaf(leaf).expect("next_leaf names leaves that are there");
             let record = match self.base_of(leaf) {
                 Ok(record) => record,
                 Err(load) if nodes.is_empty() => return Err(load),
                 Err(_) => break,
             };
-            if delta.pieces().is_empty() && (record.is_none() || delta.decides_all()) {
-                self.outcome.insert(leaf, None);
-            } else {
-                let record = record.filter(|_| !delta.decides_all());
-                let cached = record.and_then(|r| self.shared.leaves.get(leaf, &r));
-                let base = match (&cached, record) {
-                    (None, Some(record)) => Some(NodeLoad { level: 0, index: leaf, record }),
-                    _ => None,
-                };
-                let work = Work::Leaf { frozen: self.frozen.clone(), base: cached };
-                nodes.push(NodeToWrite { level: 0, index: leaf, base, work, built: OnceLock::new() });
-            }
-            from = leaf.checked_add(1).and_then(|next| self.frozen.next_leaf(next));
+            nodes.extend(self.leaf(leaf, record));
+            from = leaf.checked_add(1).and_then(|next| self.next_leaf(next));
             self.phase = Phase::Leaves(from);
         }
         Ok(nodes)
+    }
+
+    /// The work on one leaf. One that only loses what a missing base never held is settled here.
+    fn leaf(&mut self, leaf: u64, record: Option<RecordRef>) -> Option<NodeToWrite> {
+        let delta = self.frozen.leaf(leaf);
+        let decides_all = delta.is_some_and(|d| d.decides_all());
+        let cached = record.and_then(|r| self.shared.leaves.get(leaf, &r));
+        let load = |record| NodeLoad { level: 0, index: leaf, record };
+        let mut unread = record.filter(|_| cached.is_none()).map(load);
+        let mut replaces = record;
+        if decides_all {
+            // Nobody needs what is below: whoever walks the free list reads it, for the accounts.
+            replaces = replaces.filter(|_| cached.is_some());
+            self.change.dropped.extend(unread.take());
+        }
+        if replaces.is_none() && delta.is_none_or(|d| d.pieces().is_empty()) {
+            self.outcome.insert(leaf, None);
+            return None;
+        }
+        let anew = self.rewrites.contains(&(0, leaf));
+        let work = Work::Leaf { frozen: self.frozen.clone(), base: cached, anew };
+        Some(NodeToWrite { level: 0, index: leaf, base: unread, replaces, work, built: OnceLock::new() })
     }
 
     /// The durable leaf that lies below a changed one, unless it was cut.
@@ -264,16 +258,20 @@ impl Checkpoint {
                 Err(load) if nodes.is_empty() => return Err(load),
                 Err(_) => break,
             };
+            let replaces = before.as_ref().map(|(record, _)| *record);
+            let before = before.map(|(_, inner)| inner);
             let children = self.children(level, index, before.as_deref());
+            let same = before.as_ref().is_some_and(|b| b.children().eq(children.iter().copied()));
             if children.is_empty() {
                 self.outcome.insert(index, None);
                 self.replaced.push((level, index, None));
-            } else if !before.as_ref().is_some_and(|b| b.children().eq(children.iter().copied())) {
+                replaces.iter().for_each(|record| self.change.count_node(record, -1));
+            } else if !same || self.rewrites.contains(&(level, index)) {
                 let work = match Inner::new(&children) {
                     Ok(inner) => Work::Inner(Arc::new(inner)),
                     Err(NumberTooHigh(n)) => unreachable!("record number {n} was refused when the child was placed"),
                 };
-                nodes.push(NodeToWrite { level, index, base: None, work, built: OnceLock::new() });
+                nodes.push(NodeToWrite { level, index, base: None, replaces, work, built: OnceLock::new() });
             }
             at += 1;
             self.phase = Phase::Inner { level, at };
@@ -281,24 +279,25 @@ impl Checkpoint {
         Ok(nodes)
     }
 
-    /// The node as the base has it.
-    fn durable(&self, level: u8, index: u64) -> Result<Option<Arc<Inner>>, NodeLoad> {
+    /// The node as the base has it, unless it was cut.
+    fn durable(&self, level: u8, index: u64) -> Result<Option<(RecordRef, Arc<Inner>)>, NodeLoad> {
         if self.frozen.cuts().covers(&leaves_of(level, index)) {
             return Ok(None);
         }
         let state = self.shared.state.read();
-        if let Some(inner) = state.base.inner(level, index) {
-            return Ok(Some(inner.clone()));
-        }
         match state.base.locate(level, index) {
             Located::Absent(_) => Ok(None),
-            Located::At(record) => Err(NodeLoad { level, index, record }),
             Located::Load(load) => Err(load),
+            Located::At(record) => match state.base.inner(level, index) {
+                Some(inner) => Ok(Some((record, inner.clone()))),
+                None => Err(NodeLoad { level, index, record }),
+            },
         }
     }
 
-    /// The children that a node has after this checkpoint.
-    fn children(&self, level: u8, index: u64, before: Option<&Inner>) -> Vec<(u16, RecordRef)> {
+    /// The children that a node has after this checkpoint. Those that were cut are dropped, each by the one node above
+    /// it that was not cut itself: the subtrees leave the tree unread.
+    fn children(&mut self, level: u8, index: u64, before: Option<&Inner>) -> Vec<(u16, RecordRef)> {
         let first = index << FAN_BITS;
         let mut slots: Box<[Option<RecordRef>; FANOUT]> = Box::new([None; FANOUT]);
         match (before, self.old_root) {
@@ -309,13 +308,19 @@ impl Checkpoint {
             }
             // The volume grew: the old root becomes the first child of a new level.
             (None, Some(root)) if level == root.levels + 1 && index == 0 => slots[0] = Some(root.record),
+            // The old root itself was cut, and nothing is above it.
+            (None, Some(root)) if level == root.levels && level == self.levels => {
+                self.change.dropped.push(NodeLoad { level, index, record: root.record });
+            }
             _ => {}
         }
         let cuts = self.frozen.cuts();
         if cuts.touches(&leaves_of(level, index)) {
             for (at, child) in slots.iter_mut().enumerate().filter(|(_, c)| c.is_some()) {
-                if cuts.covers(&leaves_of(level - 1, first + at as u64)) {
-                    *child = None;
+                let index = first + at as u64;
+                if cuts.covers(&leaves_of(level - 1, index)) {
+                    let dropped = child.take().map(|record| NodeLoad { level: level - 1, index, record });
+                    self.change.dropped.extend(dropped);
                 }
             }
         }
@@ -339,21 +344,29 @@ impl Checkpoint {
     /// If it was not encoded, or `at` does not fit what it encoded to or is no place in a segment.
     pub fn placed(&mut self, node: NodeToWrite, at: Option<RecordRef>) {
         assert!(at.is_none_or(|r| r.number <= MAX_NUMBER), "a segment numbers its records in 16 bits");
-        let built = node.built.get().expect("a node is encoded before it is placed").clone();
+        let Built { what, old } = node.built.get().expect("a node is encoded before it is placed").clone();
         self.outstanding -= 1;
-        match (built, at) {
-            (Built::Empty, None) => {
+        if !matches!(what, What::Same) {
+            node.replaces.iter().for_each(|record| self.change.count_node(record, -1));
+            old.iter().for_each(|leaf| self.change.count_leaf(leaf, -1));
+            at.iter().for_each(|record| self.change.count_node(record, 1));
+        }
+        match (what, at) {
+            (What::Empty, None) => {
                 self.outcome.insert(node.index, None);
             }
-            (Built::Same, None) => {}
-            (Built::Leaf(leaf), Some(record)) => {
+            (What::Same, None) => {}
+            (What::Leaf(leaf), Some(record)) => {
                 self.outcome.insert(node.index, Some(record));
+                if old.is_none() || !planted(Mutant::UsageForgetsReplaced) {
+                    self.change.count_leaf(&leaf, 1);
+                }
                 if self.fresh_bytes < self.shared.leaves.limit() / 2 {
                     self.fresh_bytes += leaf.bytes();
                     self.fresh.push((node.index, record, leaf));
                 }
             }
-            (Built::Inner(inner), Some(record)) => {
+            (What::Inner(inner), Some(record)) => {
                 self.outcome.insert(node.index, Some(record));
                 self.replaced.push((node.level, node.index, Some(inner)));
             }
@@ -372,6 +385,11 @@ impl Checkpoint {
             Some(None) => None,
             Some(Some(record)) => Some(RootRef { record: *record, levels: self.levels }),
         }
+    }
+
+    /// What this checkpoint changes in the accounts. Whole after [`Step::Done`].
+    pub fn change(&self) -> &UsageChange {
+        &self.change
     }
 
     /// Makes the new tree the map's base. Call it once everything that was placed is durable, and named by the log.
@@ -399,101 +417,44 @@ impl Drop for Checkpoint {
         if self.committed {
             return;
         }
-        // Leaf by leaf, so that nobody waits long. A leaf already taken over hides its twin in the frozen layer; the
-        // cuts follow when no leaf is left that they would wrongly hide.
-        let mut next = self.frozen.next_leaf(0);
+        // Leaf by leaf, so that nobody waits long. The frozen layer is not asked for what was taken over; the cuts follow
+        // when no leaf is left that they would wrongly hide.
+        let mut next = if planted(Mutant::FrozenLayerDropped) { None } else { self.frozen.next_leaf(0) };
         while let Some(leaf) = next {
-            self.shared.state.write().delta.adopt(&self.frozen, leaf);
+            let mut state = self.shared.state.write();
+            state.delta.adopt(&self.frozen, leaf);
+            state.adopted = leaf + 1;
+            drop(state);
             next = self.frozen.next_leaf(leaf + 1);
         }
         let mut state = self.shared.state.write();
         state.delta.adopt_cuts(&self.frozen);
+        state.adopted = 0;
+        state.rewrites.append(&mut self.rewrites);
         let old = state.frozen.take();
         drop(state);
         drop(old);
     }
 }
 
-impl NodeToWrite {
-    /// The node's plaintext, to be sealed as a map node; `None` if there is nothing to write: it became empty or did
-    /// not change. `base` is the plaintext of the node that [`NodeToWrite::base`] names.
-    ///
-    /// # Errors
-    /// [`MapError::Node`] if the base cannot be decoded, [`MapError::NoBase`] if it is not given.
-    pub fn encode(&self, base: Option<&[u8]>) -> Result<Option<Vec<u8>>, MapError> {
-        let (built, bytes) = match &self.work {
-            Work::Inner(inner) => (Built::Inner(inner.clone()), Some(codec::encode_inner(self.level, inner))),
-            Work::Leaf { frozen, base: cached } => {
-                let read;
-                let base = match (cached, &self.base, base) {
-                    (Some(leaf), _, _) => Some(leaf),
-                    (None, None, _) => None,
-                    (None, Some(_), None) => return Err(MapError::NoBase { index: self.index }),
-                    (None, Some(_), Some(bytes)) => {
-                        read = codec::decode_leaf(bytes).map_err(|source| MapError::Node {
-                            level: 0,
-                            index: self.index,
-                            source,
-                        })?;
-                        Some(&read)
-                    }
-                };
-                let delta = frozen.leaf(self.index).expect("only changed leaves are written");
-                let leaf = merge(frozen, delta, base).map_err(|NumberTooHigh(number)| MapError::Number {
-                    level: 0,
-                    index: self.index,
-                    number,
-                })?;
-                if leaf.pieces.is_empty() {
-                    (Built::Empty, None)
-                } else if base.is_some_and(|b| *b == leaf) {
-                    (Built::Same, None)
-                } else {
-                    let bytes = codec::encode_leaf(&leaf);
-                    (Built::Leaf(leaf), Some(bytes))
-                }
-            }
-        };
-        // Encoding twice gives the same answer: the first stays.
-        self.built.get_or_init(|| built);
-        Ok(bytes)
-    }
-}
-
-/// A changed leaf with its base below it.
-fn merge(frozen: &Overlay, delta: &LeafDelta, base: Option<&Leaf>) -> Result<Leaf, NumberTooHigh> {
-    let below = base.map_or(0, |b| b.pieces.len());
-    let mut pieces: Vec<(u16, Piece)> = Vec::with_capacity(delta.pieces().len() + below);
-    pieces.extend(delta.pieces().iter().map(|p| (p.extent, frozen.piece(p))));
-    if let Some(base) = base {
-        let decided = delta.decided();
-        for p in base.pieces.iter() {
-            let visible = p.visible & !decided[usize::from(p.extent)];
-            if visible != 0 {
-                pieces.push((p.extent, Piece { visible, ..base.piece(p) }));
-            }
-        }
-    }
-    Leaf::new(pieces)
-}
-
-/// The inner nodes that a checkpoint may change: those above changed leaves and above the ends of cuts (what lies
-/// between the ends goes with an ancestor), and above an old root that lost its place at the top.
-fn touched(frozen: &Overlay, root: Option<RootRef>, levels: u8) -> Vec<Vec<u64>> {
-    let mut level1: Vec<u64> = frozen.groups().collect();
+/// The inner nodes that a checkpoint may change: those above changed leaves, above nodes to be written anew, above the
+/// ends of cuts (what lies between the ends goes with an ancestor), and above an old root that lost its place at the top.
+fn touched(frozen: &Overlay, rewrites: &BTreeSet<(u8, u64)>, root: Option<RootRef>, levels: u8) -> Vec<Vec<u64>> {
+    let rewritten = |level| rewrites.range((level, 0)..=(level, u64::MAX)).map(|(_, index)| *index);
     let ends = |cut: Range<u64>| [cut.start >> FAN_BITS, (cut.end - 1) >> FAN_BITS];
-    level1.extend(frozen.cuts().iter().flat_map(ends));
-    if !level1.is_empty() && root.is_some_and(|r| r.levels < levels) {
-        level1.push(0);
+    let mut below: Vec<u64> = frozen.groups().chain(rewritten(0).map(|leaf| leaf >> FAN_BITS)).collect();
+    below.extend(frozen.cuts().iter().flat_map(ends));
+    if (!below.is_empty() || !rewrites.is_empty()) && root.is_some_and(|r| r.levels < levels) {
+        below.push(0);
     }
-    level1.sort_unstable();
-    level1.dedup();
-    debug_assert!(level1.iter().all(|&i| i < span(levels - 1)));
-    let mut all = vec![level1];
-    for _ in 1..levels {
-        let mut upper: Vec<u64> = all[all.len() - 1].iter().map(|i| i >> FAN_BITS).collect();
-        upper.dedup();
-        all.push(upper);
+    let mut all: Vec<Vec<u64>> = Vec::new();
+    for level in 1..=levels {
+        below.extend(rewritten(level));
+        below.sort_unstable();
+        below.dedup();
+        debug_assert!(below.iter().all(|&i| i < span(levels - level)));
+        let above = below.iter().map(|i| i >> FAN_BITS).collect();
+        all.push(std::mem::replace(&mut below, above));
     }
     all
 }

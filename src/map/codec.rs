@@ -114,19 +114,41 @@ fn header(out: &mut Vec<u8>, level: u8, segments: &[SegmentId], entries: usize) 
     out.put_varint(entries as u64);
     let mut before: Option<SegmentId> = None;
     for &id in segments {
-        match before {
-            Some(b) if b.volume() == id.volume() && b.epoch() == id.epoch() => {
-                out.put_varint(tagged(id) - tagged(b));
-            }
-            _ => {
-                out.put_varint(0);
-                out.put_varint(u64::from(id.volume() - before.map_or(0, SegmentId::volume)));
-                out.put_varint(id.epoch().into());
-                out.put_varint(tagged(id));
-            }
-        }
+        put_segment_row(out, before, id);
         before = Some(id);
     }
+}
+
+/// A segment's name, relative to the one before it in a table.
+pub fn put_segment_row(out: &mut Vec<u8>, before: Option<SegmentId>, id: SegmentId) {
+    match before {
+        Some(b) if b.volume() == id.volume() && b.epoch() == id.epoch() => {
+            out.put_varint(tagged(id) - tagged(b));
+        }
+        _ => {
+            out.put_varint(0);
+            out.put_varint(u64::from(id.volume() - before.map_or(0, SegmentId::volume)));
+            out.put_varint(id.epoch().into());
+            out.put_varint(tagged(id));
+        }
+    }
+}
+
+/// Reads such a name; it may still be out of order.
+pub fn read_segment_row(r: &mut Reader<'_>, before: Option<SegmentId>) -> Result<SegmentId, Malformed> {
+    Ok(match (before, r.varint()?) {
+        (Some(b), step @ 1..) => {
+            let v = tagged(b).checked_add(step).ok_or(Malformed("segment number over 64 bits"))?;
+            untagged(b.volume(), b.epoch(), v)
+        }
+        (None, 1..) => return Err(Malformed("the first segment is relative")),
+        (b, 0) => {
+            let volume = r.varint_max(u32::MAX.into(), "volume over 32 bits")? as u32;
+            let volume = volume.checked_add(b.map_or(0, |b| b.volume())).ok_or(Malformed("volume over 32 bits"))?;
+            let epoch = r.varint_max(u32::MAX.into(), "epoch over 32 bits")? as u32;
+            untagged(volume, epoch, r.varint()?)
+        }
+    })
 }
 
 fn read_header(r: &mut Reader<'_>, level: u8, max: usize) -> Result<(Box<[SegmentId]>, usize), Malformed> {
@@ -144,20 +166,7 @@ fn read_header(r: &mut Reader<'_>, level: u8, max: usize) -> Result<(Box<[Segmen
     }
     let mut table: Vec<SegmentId> = Vec::with_capacity(segments);
     for _ in 0..segments {
-        let step = r.varint()?;
-        let id = match (table.last(), step) {
-            (Some(b), 1..) => {
-                let v = tagged(*b).checked_add(step).ok_or(Malformed("segment number over 64 bits"))?;
-                untagged(b.volume(), b.epoch(), v)
-            }
-            (None, 1..) => return Err(Malformed("the first segment is relative")),
-            (b, 0) => {
-                let volume = r.varint_max(u32::MAX.into(), "volume over 32 bits")? as u32;
-                let volume = volume.checked_add(b.map_or(0, |b| b.volume())).ok_or(Malformed("volume over 32 bits"))?;
-                let epoch = r.varint_max(u32::MAX.into(), "epoch over 32 bits")? as u32;
-                untagged(volume, epoch, r.varint()?)
-            }
-        };
+        let id = read_segment_row(r, table.last().copied())?;
         if table.last().is_some_and(|b| *b >= id) {
             return Err(Malformed("segments out of order"));
         }

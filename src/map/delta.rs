@@ -4,6 +4,8 @@
 use std::ops::Range;
 
 use super::geometry::FANOUT;
+use super::moves::{DeltaMove, LeafMoves};
+use crate::probe::{Mutant, planted};
 
 /// Where a piece is, its segment by number in the overlay's table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,11 +32,13 @@ pub struct LeafDelta {
     pieces: Vec<DeltaPiece>,
     /// Per extent the blocks that read as zeroes whatever lies below; disjoint from the pieces.
     zero: Option<Box<[u8; FANOUT]>>,
+    /// What moves among the blocks that it does not decide; not empty.
+    moves: Option<Box<LeafMoves>>,
 }
 
 impl LeafDelta {
     pub fn is_empty(&self) -> bool {
-        self.pieces.is_empty() && self.zero.is_none()
+        self.pieces.is_empty() && self.zero.is_none() && self.moves.is_none()
     }
 
     pub fn pieces(&self) -> &[DeltaPiece] {
@@ -43,7 +47,8 @@ impl LeafDelta {
 
     /// Bytes on the heap.
     pub fn heap_bytes(&self) -> usize {
-        self.pieces.capacity() * size_of::<DeltaPiece>() + if self.zero.is_some() { FANOUT } else { 0 }
+        let moves = self.moves.as_ref().map_or(0, |m| size_of::<LeafMoves>() + m.heap_bytes());
+        self.pieces.capacity() * size_of::<DeltaPiece>() + if self.zero.is_some() { FANOUT } else { 0 } + moves
     }
 
     fn range(&self, extent: u16) -> Range<usize> {
@@ -66,8 +71,28 @@ impl LeafDelta {
         self.zero.as_ref().map_or(0, |z| z[usize::from(extent)])
     }
 
+    /// The moves among the blocks of an extent that it does not decide.
+    pub fn moves_at(&self, extent: u16) -> &[DeltaMove] {
+        self.moves.as_ref().map_or(&[], |m| m.at(extent))
+    }
+
+    /// All moves.
+    pub fn moves(&self) -> &[DeltaMove] {
+        self.moves.as_ref().map_or(&[], |m| m.all())
+    }
+
+    fn change_moves(&mut self, f: impl FnOnce(&mut LeafMoves)) {
+        if let Some(moves) = &mut self.moves {
+            f(moves);
+            if moves.is_empty() {
+                self.moves = None;
+            }
+        }
+    }
+
     /// A write: newest wins.
     pub fn write(&mut self, extent: u16, mask: u8, place: DeltaPlace) {
+        self.change_moves(|moves| moves.take_out(extent, mask));
         if let Some(zero) = &mut self.zero {
             zero[usize::from(extent)] &= !mask;
         }
@@ -92,6 +117,55 @@ impl LeafDelta {
         }
     }
 
+    /// Blocks that resolve to `moved.from` move. Those that the leaf decides move now or never; for the others the move
+    /// is remembered where something may be `underneath`.
+    pub fn relocate(&mut self, moved: DeltaMove, underneath: bool) {
+        let DeltaMove { extent, mask, from, to, original } = moved;
+        let mut decided = self.zero_at(extent);
+        let mut found = 0;
+        let range = self.range(extent);
+        for p in &mut self.pieces[range.clone()] {
+            decided |= p.visible;
+            if p.place == from || planted(Mutant::RelocationUnconditional) {
+                found |= p.visible & mask;
+                p.visible &= !mask;
+            }
+        }
+        if planted(Mutant::RelocationIgnoresTrims)
+            && let Some(zero) = &mut self.zero
+        {
+            found |= zero[usize::from(extent)] & mask;
+            zero[usize::from(extent)] &= !mask;
+        }
+        if found != 0 {
+            self.pieces.insert(range.end, DeltaPiece { place: to, extent, visible: found, original });
+            self.tidy(range.start..range.end + 1);
+        }
+        let open = mask & !decided;
+        if underneath && open != 0 {
+            self.moves.get_or_insert_default().add(DeltaMove { mask: open, ..moved });
+            self.change_moves(|_| {});
+        }
+    }
+
+    /// Among some pieces, all of their extents: drops hidden ones, and joins those of one extent that are in one record.
+    fn tidy(&mut self, range: Range<usize>) {
+        let mut kept = range.start;
+        for i in range.clone() {
+            let p = self.pieces[i];
+            let mut before = self.pieces[range.start..kept].iter_mut().rev().take_while(|k| k.extent == p.extent);
+            match before.find(|k| (k.place, k.original) == (p.place, p.original)) {
+                Some(same) => same.visible |= p.visible,
+                None if p.visible != 0 => {
+                    self.pieces[kept] = p;
+                    kept += 1;
+                }
+                None => {}
+            }
+        }
+        self.pieces.drain(kept..range.end);
+    }
+
     /// Zeroes a range of the leaf's blocks. Zeroes are remembered only where something may be `underneath`. Answers
     /// whether the leaf now decides all of its blocks.
     pub fn erase(&mut self, blocks: Range<u32>, underneath: bool) -> bool {
@@ -99,6 +173,7 @@ impl LeafDelta {
             p.visible &= !mask_in(p.extent, &blocks);
             p.visible != 0
         });
+        self.change_moves(|moves| moves.take_out_range(&blocks));
         if !underneath || blocks.is_empty() {
             return false;
         }
@@ -136,14 +211,35 @@ impl LeafDelta {
         let decided = self.decided();
         let mut added = false;
         for p in &older.pieces {
-            let visible = p.visible & !decided[usize::from(p.extent)];
-            if visible != 0 {
-                self.pieces.push(DeltaPiece { place: translate(p.place), visible, ..*p });
-                added = true;
+            let mut visible = p.visible & !decided[usize::from(p.extent)];
+            if visible == 0 {
+                continue;
             }
+            added = true;
+            let place = translate(p.place);
+            let moves = self.moves.as_ref().map_or(&[][..], |m| m.at(p.extent));
+            for m in moves.iter().filter(|m| m.from == place && m.mask & visible != 0) {
+                let (visible, original) = (m.mask & visible, m.original);
+                self.pieces.push(DeltaPiece { place: m.to, extent: p.extent, visible, original });
+            }
+            visible &= !moves.iter().filter(|m| m.from == place).fold(0, |all, m| all | m.mask);
+            self.pieces.push(DeltaPiece { place, visible, ..*p });
         }
         if added {
             self.pieces.sort_by_key(|p| p.extent);
+            self.tidy(0..self.pieces.len());
+        }
+        if self.moves.is_some() || older.moves.is_some() {
+            let mut below = LeafMoves::default();
+            for m in older.moves() {
+                let mask = m.mask & !decided[usize::from(m.extent)];
+                if mask != 0 {
+                    below.push(DeltaMove { from: translate(m.from), to: translate(m.to), mask, ..*m });
+                }
+            }
+            let decided_below = older.decided();
+            self.moves.get_or_insert_default().put_over(&below, |extent| decided_below[usize::from(extent)]);
+            self.change_moves(|_| {});
         }
         if let Some(older) = &older.zero {
             let zero = self.zero.get_or_insert_with(|| Box::new([0; FANOUT]));
@@ -155,7 +251,7 @@ impl LeafDelta {
 }
 
 /// The blocks of an extent that lie in a range of its leaf's blocks.
-fn mask_in(extent: u16, blocks: &Range<u32>) -> u8 {
+pub fn mask_in(extent: u16, blocks: &Range<u32>) -> u8 {
     let first = u32::from(extent) * 8;
     let from = blocks.start.clamp(first, first + 8) - first;
     let to = blocks.end.clamp(first, first + 8) - first;

@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use crate::segment::SegmentId;
 use crate::wire::Malformed;
 
 /// A map node cannot be used. The node's bytes were authentic; they are not what this version writes.
@@ -36,4 +37,23 @@ pub enum MapError {
         /// The leaf's index.
         index: u64,
     },
+    /// A change does not fit a segment's account: the accounts are wrong.
+    #[error("the account of {} is {what}", segment.key())]
+    Account {
+        /// The segment.
+        segment: SegmentId,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// A node was walked that is not on the free list: the accounts are wrong.
+    #[error("map node {index:#x} of level {level} is not on the free list")]
+    FreeList {
+        /// Levels above the leaves; 0 is a leaf.
+        level: u8,
+        /// Its index among the nodes of its level.
+        index: u64,
+    },
+    /// More pages of accounts than a directory can name.
+    #[error("{0} pages of accounts: at most 4000 are possible")]
+    UsagePages(usize),
 }

@@ -13,7 +13,9 @@
 //! A layer of changes says of each block "this record", "zeroes" or "as below": per leaf a list of pieces and masks of
 //! zeroed blocks, and a set of ranges of leaves that were *cut*, erased whole. So applying never needs a node of the
 //! base: a write to an unloaded leaf is a piece in the delta; a trim of any size is at most two partial leaves and one
-//! range. A trim records nothing where nothing can lie underneath.
+//! range. A trim records nothing where nothing can lie underneath. A relocation ("what is in this record is now in that
+//! one") moves what the delta decides at once; for what it leaves open it is a *conditional move*, through which the
+//! answers of the layers below are seen.
 //!
 //! A checkpoint folds the frozen layer into the base and writes the nodes that differ, bottom up. Its commit swaps the
 //! base and drops the frozen layer, which says the same as before; the delta is not touched, so nothing that happened
@@ -28,8 +30,11 @@ mod codec;
 mod cuts;
 mod delta;
 mod error;
+mod fold;
 mod geometry;
 mod hash;
+mod inspect;
+mod moves;
 mod node;
 mod overlay;
 mod piece;
@@ -39,21 +44,32 @@ mod sparse;
 mod speed;
 #[cfg(test)]
 mod tests;
+mod usage;
+mod usage_codec;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use parking_lot::RwLock;
 use smallvec::SmallVec;
 
-pub use checkpoint::{Checkpoint, NodeToWrite, Step};
+pub use checkpoint::{Checkpoint, Step};
 pub use error::MapError;
+pub use fold::NodeToWrite;
 pub use geometry::levels_for;
+pub use inspect::{NodeContent, leaf_of, node_extents, read_node};
 pub use piece::{Lookup, NodeLoad, Piece, Run};
+pub use usage::{SegmentChange, SegmentUsage, Usage, UsageChange, UsageTotals};
+pub use usage_codec::{
+    MAX_USAGE_PAGE, MAX_USAGE_PAGES, USAGE_DIRECTORY_LEVEL, USAGE_PAGE_LEVEL, decode_usage_directory,
+    decode_usage_pages, encode_usage_directory, encode_usage_pages,
+};
 
-use crate::segment::{RecordRef, RootRef};
+use crate::segment::{RecordRef, Relocation, RootRef};
+use crate::sync::RwLock;
 use base::{Base, Located};
 use cache::LeafCache;
 use geometry::{FAN_BITS, LEAF_BLOCKS, MAX_LEVELS, slot};
+use moves::{Move, through};
 use overlay::{Overlay, Removed};
 
 /// What a map is made for.
@@ -96,6 +112,10 @@ struct State {
     delta: Overlay,
     frozen: Option<Arc<Overlay>>,
     base: Base,
+    /// Nodes that the next checkpoint writes anew, by level and index.
+    rewrites: BTreeSet<(u8, u64)>,
+    /// While a checkpoint is given up: changes of leaves before this one are in the delta, no longer in the frozen layer.
+    adopted: u64,
 }
 
 impl Map {
@@ -112,7 +132,13 @@ impl Map {
             }
             levels = levels.max(root.levels);
         }
-        let state = State { delta: Overlay::default(), frozen: None, base: Base::new(root, levels) };
+        let state = State {
+            delta: Overlay::default(),
+            frozen: None,
+            base: Base::new(root, levels),
+            rewrites: BTreeSet::new(),
+            adopted: 0,
+        };
         Ok(Self {
             shared: Arc::new(Shared {
                 state: RwLock::new(state),
@@ -158,27 +184,65 @@ impl Map {
         drop(state);
     }
 
+    /// Blocks of an extent moved: those of the mask that resolve to `from` now resolve to `to`, others stay as they are.
+    /// Never needs a node of the base. Blocks that `to` does not hold do not move; an extent that no volume of these
+    /// levels can have is ignored.
+    pub fn apply_relocation(&self, relocation: &Relocation) {
+        let leaf = relocation.extent >> FAN_BITS;
+        let mut state = self.shared.state.write();
+        let mask = relocation.mask & relocation.original;
+        if mask != 0 && leaf < state.base.leaf_limit() {
+            let underneath = state.underneath(&(leaf..leaf + 1));
+            state.delta.relocate(&Relocation { mask, ..*relocation }, underneath);
+        }
+    }
+
+    /// The next checkpoint writes this node anew, if it exists then, although nothing in it may have changed: how a
+    /// segment that holds few live nodes is emptied. Costs an entry in a set until then.
+    pub fn rewrite(&self, level: u8, index: u64) {
+        self.shared.state.write().rewrites.insert((level, index));
+    }
+
+    /// Whether the durable tree refers to this node record; `None`: an inner node above must be loaded to know, the one
+    /// that [`Map::above`] names.
+    pub fn holds(&self, load: &NodeLoad) -> Option<bool> {
+        match self.shared.state.read().base.locate(load.level, load.index) {
+            Located::Absent(_) => Some(false),
+            Located::At(record) => Some(record == load.record),
+            Located::Load(_) => None,
+        }
+    }
+
+    /// The inner node to load before [`Map::holds`] can answer; `None` if it can.
+    pub fn above(&self, load: &NodeLoad) -> Option<NodeLoad> {
+        match self.shared.state.read().base.locate(load.level, load.index) {
+            Located::Load(above) => Some(above),
+            _ => None,
+        }
+    }
+
     /// The records that the blocks `want` of an extent resolve to; only pieces that hold one of them.
     pub fn lookup(&self, extent: u64, want: u8) -> Lookup {
         let (leaf, at) = (extent >> FAN_BITS, slot(extent));
         let mut pieces = SmallVec::new();
         let mut open = 0xff;
-        let record = {
+        let (record, moves) = {
             let state = self.shared.state.read();
-            state.resolve(leaf, at, want, &mut open, &mut pieces);
+            let moves = state.resolve(leaf, at, want, &mut open, &mut pieces);
             if open & want == 0 {
                 return Lookup::Pieces(pieces);
             }
             match state.base.locate(0, leaf) {
                 Located::Absent(_) => return Lookup::Pieces(pieces),
                 Located::Load(load) => return Lookup::Load(load),
-                Located::At(record) => record,
+                Located::At(record) => (record, moves),
             }
         };
         let found = self.shared.leaves.with(leaf, &record, |node| {
             for p in node.at(at) {
                 if p.visible & open & want != 0 {
-                    pieces.push(Piece { visible: p.visible & open, ..node.piece(p) });
+                    let piece = Piece { visible: p.visible & open, ..node.piece(p) };
+                    through(&moves.frozen, piece, |p| through(&moves.delta, p, |p| show(&mut pieces, want, p)));
                 }
             }
         });
@@ -255,17 +319,37 @@ impl State {
     }
 
     /// The upper layers' answer; `open` keeps the blocks that are left to the base.
-    fn resolve(&self, leaf: u64, at: u16, want: u8, open: &mut u8, pieces: &mut SmallVec<[Piece; 2]>) {
-        let mut found = |p: Piece| {
-            if p.visible & want != 0 {
-                pieces.push(p);
-            }
-        };
-        self.delta.resolve(leaf, at, open, &mut found);
+    fn resolve(&self, leaf: u64, at: u16, want: u8, open: &mut u8, pieces: &mut SmallVec<[Piece; 2]>) -> Above {
+        let delta = self.delta.resolve(leaf, at, open, |p| show(pieces, want, p));
+        let mut above = Above { delta, frozen: Vec::new() };
         if *open & want != 0
             && let Some(frozen) = &self.frozen
         {
-            frozen.resolve(leaf, at, open, &mut found);
+            if leaf >= self.adopted {
+                let found = |p| through(&above.delta, p, |p| show(pieces, want, p));
+                above.frozen = frozen.resolve(leaf, at, open, found);
+            } else if frozen.cuts().holds(leaf) {
+                *open = 0;
+            }
         }
+        above
+    }
+}
+
+/// What moves between the base and the reader.
+struct Above {
+    delta: Vec<Move>,
+    /// Applied first.
+    frozen: Vec<Move>,
+}
+
+/// Adds a piece to an answer, if somebody wants it: one piece for each record, wherever its blocks were found.
+fn show(pieces: &mut SmallVec<[Piece; 2]>, want: u8, p: Piece) {
+    if p.visible & want == 0 {
+        return;
+    }
+    match pieces.iter_mut().find(|known| (known.record, known.original) == (p.record, p.original)) {
+        Some(known) => known.visible |= p.visible,
+        None => pieces.push(p),
     }
 }

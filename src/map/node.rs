@@ -66,8 +66,25 @@ fn record(segments: &[SegmentId], place: &Place) -> RecordRef {
     }
 }
 
+/// Joins sorted pieces of one extent that are in one record; the order stays.
+fn join(pieces: &mut Vec<(u16, Piece)>) {
+    let mut kept = 0;
+    for i in 0..pieces.len() {
+        let (extent, p) = pieces[i];
+        let before = pieces[..kept].iter_mut().rev().take_while(|(e, _)| *e == extent);
+        match before.map(|(_, k)| k).find(|k| (k.record, k.original) == (p.record, p.original)) {
+            Some(same) => same.visible |= p.visible,
+            None => {
+                pieces[kept] = (extent, p);
+                kept += 1;
+            }
+        }
+    }
+    pieces.truncate(kept);
+}
+
 /// The pieces of 512 extents. Cheap to clone.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Leaf {
     /// Ascending, each once, all used.
     pub segments: Arc<[SegmentId]>,
@@ -76,9 +93,10 @@ pub struct Leaf {
 }
 
 impl Leaf {
-    /// Makes a leaf of pieces by extent, in any order.
+    /// Makes a leaf of pieces by extent, in any order. Those of one extent in one record become one.
     pub fn new(mut pieces: Vec<(u16, Piece)>) -> Result<Self, NumberTooHigh> {
         pieces.sort_unstable_by_key(|(extent, p)| (*extent, p.visible.trailing_zeros()));
+        join(&mut pieces);
         let segments = table(pieces.iter().map(|(_, p)| p.record.segment));
         let pieces: Result<Arc<[LeafPiece]>, _> = pieces
             .iter()

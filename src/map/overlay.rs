@@ -6,9 +6,10 @@ use std::ops::Range;
 use super::cuts::Cuts;
 use super::delta::{DeltaPiece, DeltaPlace, LeafDelta};
 use super::geometry::{FAN_BITS, FANOUT, LEAF_BLOCKS, slot};
+use super::moves::{DeltaMove, Move};
 use super::piece::Piece;
 use super::sparse::Sparse;
-use crate::segment::{RecordRef, SegmentId};
+use crate::segment::{RecordRef, Relocation, SegmentId};
 
 /// What a B-tree entry, a group and its box cost beyond the leaves.
 const GROUP_BYTES: usize = size_of::<Group>() + 32;
@@ -85,6 +86,17 @@ impl Overlay {
         let groups = self.groups.values().map(|g| GROUP_BYTES + g.leaves.heap_bytes() + deltas(g)).sum::<usize>();
         assert!(self.groups.values().all(|g| !g.leaves.is_empty() && g.leaves.iter().all(|(_, d)| !d.is_empty())));
         groups + self.cuts.len() * CUT_BYTES + self.segments.ids.len() * SEGMENT_BYTES
+    }
+
+    /// Checks that nothing is kept for blocks that a layer decides.
+    #[cfg(test)]
+    pub fn audit_moves(&self) {
+        for (_, delta) in self.groups.values().flat_map(|g| g.leaves.iter()) {
+            let decided = delta.decided();
+            for m in delta.moves() {
+                assert!(m.mask != 0 && m.mask & decided[usize::from(m.extent)] == 0, "{m:?}");
+            }
+        }
     }
 
     pub fn cuts(&self) -> &Cuts {
@@ -174,6 +186,28 @@ impl Overlay {
         self.change(leaf, |delta| delta.write(extent, mask, place));
     }
 
+    /// Blocks of an extent that resolve to a record move to another one.
+    pub fn relocate(&mut self, relocation: &Relocation, underneath: bool) {
+        let Relocation { extent, mask, from, to, original } = relocation;
+        let leaf = extent >> FAN_BITS;
+        let underneath = underneath && !self.cuts.holds(leaf);
+        if from == to || !underneath && self.leaf(leaf).is_none() {
+            return;
+        }
+        let (from, to) = (self.place(from), self.place(to));
+        let moved = DeltaMove { from, to, extent: slot(*extent), mask: *mask, original: *original };
+        self.change(leaf, |delta| delta.relocate(moved, underneath));
+    }
+
+    /// Moves of this layer, spelled out.
+    pub fn spell(&self, moves: &[DeltaMove]) -> Vec<Move> {
+        let spell = |m: &DeltaMove| {
+            let (from, to) = (self.record(&m.from), self.record(&m.to));
+            Move { mask: m.mask, original: m.original, from, to }
+        };
+        moves.iter().map(spell).collect()
+    }
+
     /// Zeroes a range of blocks of one leaf.
     pub fn erase(&mut self, leaf: u64, blocks: Range<u32>, underneath: bool) -> Removed {
         if u64::from(blocks.end - blocks.start) == LEAF_BLOCKS {
@@ -236,8 +270,9 @@ impl Overlay {
     }
 
     /// Resolves one extent: `open` holds the blocks not decided so far and loses those decided here; `found` gets the
-    /// pieces, as visible through what is above.
-    pub fn resolve(&self, leaf: u64, extent: u16, open: &mut u8, mut found: impl FnMut(Piece)) {
+    /// pieces, as visible through what is above. The answer is what moves among the blocks that are still open.
+    pub fn resolve(&self, leaf: u64, extent: u16, open: &mut u8, mut found: impl FnMut(Piece)) -> Vec<Move> {
+        let mut moves = Vec::new();
         if let Some(delta) = self.leaf(leaf) {
             let above = *open;
             *open &= !delta.zero_at(extent);
@@ -248,10 +283,12 @@ impl Overlay {
                     *open &= !visible;
                 }
             }
+            moves = self.spell(delta.moves_at(extent));
         }
         if *open != 0 && self.cuts.holds(leaf) {
             *open = 0;
         }
+        moves
     }
 
     /// Resolves a whole leaf by masks: what is mapped, and what is left open to the layer below.
@@ -270,7 +307,7 @@ impl Overlay {
     }
 
     /// Takes over one leaf of an older layer that lies directly below this one. The answer of the two together stays
-    /// the same, also while the older layer still holds the leaf.
+    /// the same if the older layer is not asked for this leaf's changes any more.
     pub fn adopt(&mut self, older: &Overlay, leaf: u64) {
         if self.cuts.holds(leaf) {
             return;

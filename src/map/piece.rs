@@ -15,6 +15,12 @@ pub struct Piece {
     pub record: RecordRef,
 }
 
+/// Of the `len` stored bytes of a record that holds the blocks `original`, those that fall to the blocks `visible`: a record
+/// that is partly overwritten is partly garbage. Rounded up: 0 only where nothing is visible.
+pub fn live_bytes(len: u32, visible: u8, original: u8) -> u64 {
+    (u64::from(len) * u64::from(visible.count_ones())).div_ceil(u64::from(original.count_ones().max(1)))
+}
+
 /// A node that is needed and not in memory: fetch its record, open it, hand it to [`super::Map::loaded`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct NodeLoad {

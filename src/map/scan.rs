@@ -118,8 +118,13 @@ impl State {
     fn scan(&self, leaf: u64) -> ([u8; FANOUT], [u8; FANOUT]) {
         let (mut mapped, mut open) = ([0; FANOUT], [0xff; FANOUT]);
         self.delta.scan(leaf, &mut mapped, &mut open);
+        // Moves change where a block is, not whether it is stored.
         if let Some(frozen) = &self.frozen {
-            frozen.scan(leaf, &mut mapped, &mut open);
+            if leaf >= self.adopted {
+                frozen.scan(leaf, &mut mapped, &mut open);
+            } else if frozen.cuts().holds(leaf) {
+                open = [0; FANOUT];
+            }
         }
         (mapped, open)
     }

@@ -1,9 +1,11 @@
 //! The map against a plain table of blocks, through checkpoints, give-ups, late loads and crashes.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::{BTreeMap, HashMap};
+mod accounts;
+mod rig;
 
 use proptest::prelude::*;
+use rig::Rig;
 
 use super::geometry::LEAF_BLOCKS;
 use super::*;
@@ -16,299 +18,15 @@ const EXTENTS: [u64; 8] = [0, 1, 2, 63, 64, 255, 510, 511];
 /// Three levels; ends within a leaf.
 const SIZE: u64 = (3 << 42) - (3 << 20);
 
-type Model = BTreeMap<u64, (RecordRef, u8)>;
-
-#[derive(Debug, Clone)]
-enum Change {
-    Data { extent: u64, mask: u8, record: RecordRef },
-    Trim { lba: u64, blocks: u64 },
-}
-
-/// A map, what it should say, and a bucket with its nodes.
-struct Rig {
-    options: MapOptions,
-    map: Map,
-    model: Model,
-    bucket: HashMap<RecordRef, (u8, u64, Vec<u8>)>,
-    /// Changes that the durable root lacks.
-    log: Vec<Change>,
-    records: u32,
-    late: Vec<NodeLoad>,
-    running: Option<Running>,
-}
-
-struct Running {
-    checkpoint: Checkpoint,
-    model: Model,
-    /// How much of the log it covers.
-    covers: usize,
-    done: bool,
-}
-
-fn apply(model: &mut Model, change: &Change) {
-    match change {
-        Change::Data { extent, mask, record } => {
-            for bit in (0..8).filter(|b| mask >> b & 1 != 0) {
-                model.insert(extent * 8 + bit, (*record, *mask));
-            }
-        }
-        Change::Trim { lba, blocks } => {
-            let keys: Vec<u64> = model.range(*lba..lba.saturating_add(*blocks)).map(|(k, _)| *k).collect();
-            for key in keys {
-                model.remove(&key);
-            }
-        }
-    }
-}
-
-impl Rig {
-    fn new(size: u64, leaf_cache_bytes: usize) -> Self {
-        let options = MapOptions { size, leaf_cache_bytes };
-        Self {
-            options,
-            map: Map::new(options, None).unwrap(),
-            model: Model::new(),
-            bucket: HashMap::new(),
-            log: Vec::new(),
-            records: 0,
-            late: Vec::new(),
-            running: None,
-        }
-    }
-
-    fn new_record(&mut self) -> RecordRef {
-        self.records += 1;
-        let n = self.records;
-        let segment = if n.is_multiple_of(5) {
-            SegmentId::data(7, 2, n.into())
-        } else {
-            SegmentId::log(7, n / 16, (n / 4).into())
-        };
-        RecordRef { segment, offset: n * 4133, len: 1000 + n % 7, number: n % 60_000 }
-    }
-
-    fn change(&mut self, change: Change) {
-        match &change {
-            Change::Data { extent, mask, record } => self.map.apply_data(*extent, *mask, *record),
-            Change::Trim { lba, blocks } => self.map.apply_trim(*lba, *blocks),
-        }
-        apply(&mut self.model, &change);
-        self.log.push(change);
-    }
-
-    /// A write; the engine lets none through beyond the volume's end.
-    fn data(&mut self, extent: u64, mask: u8) {
-        if extent * 8 >= self.map.shared.blocks {
-            return;
-        }
-        let record = self.new_record();
-        self.change(Change::Data { extent, mask, record });
-    }
-
-    fn trim(&mut self, lba: u64, blocks: u64) {
-        self.change(Change::Trim { lba, blocks });
-    }
-
-    fn fetch(&self, load: &NodeLoad) -> &[u8] {
-        let (level, index, bytes) = &self.bucket[&load.record];
-        assert_eq!((*level, *index), (load.level, load.index), "asked for a node by a wrong name");
-        bytes
-    }
-
-    fn load(&self, load: &NodeLoad) {
-        self.map.loaded(load, self.fetch(load)).unwrap();
-    }
-
-    fn lookup(&self, extent: u64, want: u8) -> SmallVec<[Piece; 2]> {
-        for _ in 0..8 {
-            match self.map.lookup(extent, want) {
-                Lookup::Pieces(pieces) => return pieces,
-                Lookup::Load(load) => self.load(&load),
-            }
-        }
-        panic!("asks for nodes without end");
-    }
-
-    fn check(&self, extent: u64, want: u8) {
-        let pieces = self.lookup(extent, want);
-        let mut seen = 0;
-        for p in &pieces {
-            assert_ne!(p.visible & want, 0, "a piece that nobody wanted");
-            assert_eq!(p.visible & seen, 0, "pieces overlap");
-            seen |= p.visible;
-            for bit in (0..8).filter(|b| p.visible >> b & 1 != 0) {
-                assert_eq!(
-                    self.model.get(&(extent * 8 + bit)),
-                    Some(&(p.record, p.original)),
-                    "block {bit} of {extent:#x}"
-                );
-            }
-        }
-        for bit in (0..8).filter(|b| want & !seen & (1 << b) != 0) {
-            assert_eq!(self.model.get(&(extent * 8 + bit)), None, "block {bit} of {extent:#x} is lost");
-        }
-    }
-
-    fn check_all(&self) {
-        let mut extents: Vec<u64> = self.model.keys().map(|k| k / 8).collect();
-        for leaf in LEAVES {
-            extents.extend(EXTENTS.map(|e| leaf << FAN_BITS | e));
-        }
-        extents.dedup();
-        for extent in extents {
-            self.check(extent, 0xff);
-        }
-    }
-
-    /// Walks `hole_run` over the whole volume.
-    fn check_runs(&self, step: u64) {
-        let end = self.map.shared.blocks.div_ceil(8);
-        let (mut at, mut calls) = (0, 0);
-        let mut mapped = Model::new();
-        while at < end {
-            calls += 1;
-            assert!(calls < 200_000, "steps are too small");
-            match self.map.hole_run(at, step.min(end - at)) {
-                Run::Load(load) => self.load(&load),
-                Run::Hole(n) => {
-                    assert!(n > 0 && n <= step);
-                    assert_eq!(self.model.range(at * 8..(at + n) * 8).next(), None, "a hole that is none");
-                    at += n;
-                }
-                Run::Mapped(n) => {
-                    assert!(n > 0 && n <= step);
-                    for lba in at * 8..(at + n) * 8 {
-                        mapped.insert(lba, self.model[&lba]);
-                    }
-                    at += n;
-                }
-                Run::Mixed(mask) => {
-                    for bit in 0..8 {
-                        let lba = at * 8 + bit;
-                        assert_eq!(mask >> bit & 1 != 0, self.model.contains_key(&lba));
-                        mapped.extend(self.model.get(&lba).map(|v| (lba, *v)));
-                    }
-                    at += 1;
-                }
-            }
-        }
-        assert_eq!(mapped, self.model);
-    }
-
-    /// After its loads a range is answered without further ones, if the cache is large enough.
-    fn check_loads(&self, first: u64, last: u64) {
-        loop {
-            let loads = self.map.loads_for(first, last);
-            if loads.is_empty() {
-                break;
-            }
-            loads.iter().for_each(|l| self.load(l));
-        }
-        for extent in first..=last {
-            assert!(matches!(self.map.lookup(extent, 0xff), Lookup::Pieces(_)));
-        }
-    }
-
-    fn begin(&mut self) {
-        if self.running.is_none() {
-            let checkpoint = self.map.begin_checkpoint();
-            self.running = Some(Running { checkpoint, model: self.model.clone(), covers: self.log.len(), done: false });
-        }
-    }
-
-    fn step(&mut self, max: usize) {
-        let Some(mut running) = self.running.take() else { return };
-        match running.checkpoint.next(max) {
-            Step::Load(loads) => {
-                assert!(!loads.is_empty() && loads.len() <= max);
-                loads.iter().for_each(|l| self.load(l));
-            }
-            Step::Write(nodes) => {
-                assert!(!nodes.is_empty() && nodes.len() <= max);
-                for node in nodes {
-                    let base = node.base.map(|l| self.fetch(&l).to_vec());
-                    let bytes = running.checkpoint.encode(&node, base.as_deref()).unwrap();
-                    let at = bytes.is_some().then(|| self.new_record());
-                    if let (Some(at), Some(bytes)) = (at, bytes) {
-                        self.bucket.insert(at, (node.level, node.index, bytes));
-                    }
-                    running.checkpoint.placed(node, at);
-                }
-            }
-            Step::Done => running.done = true,
-        }
-        self.running = Some(running);
-    }
-
-    /// Finishes the checkpoint that runs; a map of its root alone must say what held at its begin.
-    fn commit(&mut self) {
-        while self.running.as_ref().is_some_and(|r| !r.done) {
-            self.step(3);
-        }
-        let Some(running) = self.running.take() else { return };
-        let root = running.checkpoint.root();
-        running.checkpoint.commit();
-        self.log.drain(..running.covers);
-        assert_eq!(self.map.root(), root);
-        if self.log.is_empty() {
-            assert_eq!(self.map.dirty_bytes(), 0, "all is committed, yet dirty");
-        }
-        let fresh = self.reopened(root, self.options.size, running.model);
-        fresh.check_all();
-        fresh.check_runs(u64::MAX);
-    }
-
-    fn abort(&mut self) {
-        drop(self.running.take());
-    }
-
-    fn reopened(&self, root: Option<RootRef>, size: u64, model: Model) -> Rig {
-        let options = MapOptions { size, ..self.options };
-        let map = Map::new(options, root).unwrap();
-        let bucket = self.bucket.clone();
-        Rig { options, map, model, bucket, log: Vec::new(), records: self.records, late: Vec::new(), running: None }
-    }
-
-    /// The process dies: what comes back is the committed root and the changes that it lacks.
-    fn crash(&mut self, size: u64) {
-        self.abort();
-        let mut after = self.reopened(self.map.root(), size, Model::new());
-        for change in std::mem::take(&mut self.log) {
-            after.change(change);
-        }
-        after.model = std::mem::take(&mut self.model);
-        *self = after;
-    }
-
-    /// What the map says of its memory is so.
-    fn audit(&self) {
-        let state = self.map.shared.state.read();
-        state.base.audit();
-        for layer in [Some(&state.delta), state.frozen.as_deref()].into_iter().flatten() {
-            assert_eq!(layer.bytes(), layer.counted_bytes());
-            assert_eq!(layer.bytes() == 0, layer.is_empty());
-        }
-    }
-
-    /// Asks for a node now, and gets it at some later time.
-    fn ask(&mut self, extent: u64) {
-        if let Lookup::Load(load) = self.map.lookup(extent, 0xff) {
-            self.late.push(load);
-        }
-    }
-
-    fn deliver(&mut self) {
-        for load in std::mem::take(&mut self.late) {
-            self.load(&load);
-        }
-    }
-}
-
 #[derive(Debug, Clone)]
 enum Op {
     Data(u64, u8),
     Fill(u64, u64),
     Trim(u64, u64),
+    Move { nth: usize, mask: u8, from: usize, to: Option<usize> },
+    Compact(usize),
+    Rewrite(u8, u64),
+    Walk(usize),
     Lookup(u64, u8),
     Runs(u64),
     Ask(u64),
@@ -338,6 +56,9 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (extent(), 1u64..1100).prop_map(|(e, n)| Op::Fill(e, n)),
         5 => (lba(), lba()).prop_map(|(a, b)| Op::Trim(a.min(b), a.max(b) - a.min(b))),
         4 => (lba(), 0u64..5000).prop_map(|(a, n)| Op::Trim(a, n)),
+        6 => move_op(),
+        2 => (0u8..6, extent()).prop_map(|(level, e)| Op::Rewrite(level, e)),
+        2 => (1usize..20).prop_map(Op::Walk),
         5 => (extent(), 1u8..).prop_map(|(e, m)| Op::Lookup(e, m)),
         1 => (100u64..20_000).prop_map(Op::Runs),
         2 => extent().prop_map(Op::Ask),
@@ -350,12 +71,42 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+fn move_op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        6 => (any::<u8>(), 1u8.., 0usize..8, prop::option::of(0usize..3)).prop_map(|(nth, mask, from, to)| {
+            Op::Move { nth: nth.into(), mask, from, to }
+        }),
+        3 => any::<u8>().prop_map(|nth| Op::Compact(nth.into())),
+    ]
+}
+
+/// Few extents, small trims: changes meet.
+fn close_op() -> impl Strategy<Value = Op> {
+    let extent = || prop_oneof![Just(0u64), Just(1), Just(512 << FAN_BITS | 511)];
+    prop_oneof![
+        6 => (extent(), 1u8..).prop_map(|(e, m)| Op::Data(e, m)),
+        3 => (extent(), 0u64..8, 1u64..9).prop_map(|(e, b, n)| Op::Trim(e * 8 + b, n)),
+        1 => extent().prop_map(|e| Op::Trim((e >> FAN_BITS) * LEAF_BLOCKS, LEAF_BLOCKS)),
+        10 => move_op(),
+        2 => (extent(), 1u8..).prop_map(|(e, m)| Op::Lookup(e, m)),
+        3 => Just(Op::Begin),
+        2 => (1usize..5).prop_map(Op::Step),
+        2 => Just(Op::Commit),
+        2 => Just(Op::Abort),
+        1 => Just(Op::Crash),
+    ]
+}
+
 fn run(rig: &mut Rig, ops: Vec<Op>) {
     for op in ops {
         match op {
             Op::Data(extent, mask) => rig.data(extent, mask),
             Op::Fill(extent, n) => (extent..extent + n).for_each(|e| rig.data(e, 0xff)),
             Op::Trim(lba, blocks) => rig.trim(lba, blocks),
+            Op::Move { nth, mask, from, to } => rig.relocate_some(nth, mask, from, to),
+            Op::Compact(nth) => rig.compact(nth),
+            Op::Rewrite(level, extent) => rig.rewrite(level, extent),
+            Op::Walk(nodes) => rig.accounts.walk(nodes, &rig.bucket),
             Op::Lookup(extent, want) => rig.check(extent, want),
             Op::Runs(step) => rig.check_runs(step << FAN_BITS),
             Op::Ask(extent) => rig.ask(extent),
@@ -380,6 +131,9 @@ fn run(rig: &mut Rig, ops: Vec<Op>) {
     rig.check_all();
     rig.crash(rig.options.size);
     rig.check_all();
+    rig.accounts.walk(usize::MAX, &rig.bucket);
+    rig.accounts.check(rig.map.root(), &rig.bucket);
+    assert_eq!(rig.accounts.usage.dropped, []);
 }
 
 proptest! {
@@ -388,6 +142,11 @@ proptest! {
     #[test]
     fn answers_like_a_table_of_blocks(cache in prop_oneof![Just(0usize), Just(4000), Just(1 << 20)],
                                       ops in prop::collection::vec(op(), 1..60)) {
+        run(&mut Rig::new(SIZE, cache), ops);
+    }
+
+    #[test]
+    fn moves_go_where_they_should(cache in prop_oneof![Just(0usize), Just(1 << 20)], ops in prop::collection::vec(close_op(), 1..80)) {
         run(&mut Rig::new(SIZE, cache), ops);
     }
 
@@ -517,6 +276,8 @@ fn readers_never_see_a_checkpoint_pass() {
     }
     rig.begin();
     rig.commit();
+    // What moved stays so while the moves are handed from layer to layer.
+    (0..1500).for_each(|nth| rig.compact(nth));
     let stop = std::sync::atomic::AtomicBool::new(false);
     let (map, model, bucket) = (rig.map.clone(), rig.model.clone(), rig.bucket.clone());
     std::thread::scope(|s| {
@@ -560,4 +321,142 @@ fn work_may_go_to_other_threads() {
     sendable::<Map>();
     sendable::<Checkpoint>();
     sendable::<NodeToWrite>();
+}
+
+#[test]
+fn a_move_of_nothing_leaves_the_leaf_as_it_is() {
+    let mut rig = Rig::new(SIZE, 0);
+    rig.data(5, 0x0f);
+    rig.begin();
+    rig.commit();
+    let (stale, to) = (rig.new_record(), (rig.new_record(), 0xff));
+    let root = rig.map.root();
+    rig.relocate(5, 0xff, stale, to);
+    assert_ne!(rig.map.dirty_bytes(), 0, "nobody knows yet that nothing moves");
+    let written = rig.bucket.len();
+    rig.begin();
+    rig.commit();
+    assert_eq!((rig.map.root(), rig.bucket.len(), rig.map.dirty_bytes()), (root, written, 0));
+    rig.relocate(3 << 26, 0xff, stale, to);
+    rig.relocate(5, 0xff, stale, (to.0, 0));
+    let far = Relocation { extent: u64::MAX, mask: 0xff, from: stale, to: to.0, original: 0xff };
+    rig.map.apply_relocation(&far);
+    rig.relocate(5, 0, stale, to);
+    rig.relocate(5, 1, stale, (stale, 0xff));
+    rig.begin();
+    rig.commit();
+    assert_eq!((rig.map.root(), rig.bucket.len(), rig.map.dirty_bytes()), (root, written, 0));
+}
+
+#[test]
+fn a_trim_beats_a_later_move() {
+    let mut rig = Rig::new(SIZE, 0);
+    for checkpointed in [true, false] {
+        rig.data(5, 0xff);
+        let from = rig.history[&5].last().unwrap().0;
+        rig.begin();
+        rig.commit();
+        rig.trim(5 * 8 + 2, 3);
+        if checkpointed {
+            rig.begin();
+            rig.commit();
+        }
+        let to = (rig.new_record(), 0xff);
+        rig.relocate(5, 0xff, from, to);
+        rig.check_all();
+        assert_eq!(rig.lookup(5, 0xff)[..], [Piece { visible: 0xe3, original: 0xff, record: to.0 }]);
+    }
+}
+
+#[test]
+fn a_leaf_written_whole_is_not_read_and_its_old_node_is_dropped() {
+    let mut rig = Rig::new(SIZE, 0);
+    rig.data(5, 0xff);
+    rig.data(600, 0xff);
+    rig.begin();
+    rig.commit();
+    rig.crash(SIZE);
+    (0..512).filter(|e| *e != 7).for_each(|e| rig.data(e, 0xff));
+    rig.trim(7 * 8, 8);
+    rig.begin();
+    rig.commit();
+    let dropped = rig.accounts.usage.dropped.clone();
+    assert_eq!(dropped.iter().map(|d| (d.level, d.index)).collect::<Vec<_>>(), [(0, 0)]);
+    rig.accounts.walk(1, &rig.bucket);
+    rig.accounts.check(rig.map.root(), &rig.bucket);
+    // With the leaf in memory nothing has to be dropped.
+    rig.check(3, 1);
+    (0..512).for_each(|e| rig.data(e, 0xff));
+    rig.begin();
+    rig.commit();
+    assert_eq!(rig.accounts.usage.dropped, []);
+}
+
+#[test]
+fn moves_act_once_while_a_checkpoint_is_given_up() {
+    let mut rig = Rig::new(SIZE, 1 << 20);
+    rig.data(5, 0xff);
+    rig.begin();
+    rig.commit();
+    let a = rig.history[&5][0].0;
+    let (b, c) = ((rig.new_record(), 0xff), (rig.new_record(), 0xff));
+    rig.relocate(5, 0xff, b.0, c);
+    rig.relocate(5, 0xff, a, b);
+    rig.begin();
+    rig.check(5, 0xff);
+    {
+        let mut state = rig.map.shared.state.write();
+        let frozen = state.frozen.clone().unwrap();
+        state.delta.adopt(&frozen, 0);
+        state.adopted = 1;
+    }
+    rig.check(5, 0xff);
+}
+
+#[test]
+fn nodes_are_written_anew_without_a_change() {
+    let mut rig = Rig::new(SIZE, 0);
+    rig.data(5, 0xff);
+    rig.data(1 << 28, 0xff);
+    rig.begin();
+    rig.commit();
+    rig.rewrite(1, 5);
+    rig.rewrite(0, 1 << 28);
+    rig.rewrite(0, 1 << 27);
+    rig.rewrite(3, 1 << 27);
+    rig.map.rewrite(0, u64::MAX);
+    rig.map.rewrite(255, 0);
+    assert_eq!(rig.map.dirty_bytes(), 0);
+    let written = rig.bucket.len();
+    rig.begin();
+    rig.abort();
+    rig.begin();
+    rig.commit();
+    assert_eq!(rig.bucket.len() - written, 6, "one leaf, the inner nodes above it, one other, the nodes above that");
+    rig.begin();
+    rig.commit();
+    assert_eq!(rig.bucket.len() - written, 6, "once only");
+}
+
+#[cfg(feature = "sim")]
+#[test]
+fn planted_bugs_are_noticed() {
+    use crate::probe::{Mutant, plant};
+    let forgetful = || {
+        let mut rig = Rig::new(SIZE, 0);
+        for extent in [5, 6] {
+            rig.data(extent, 0xff);
+            rig.begin();
+            rig.commit();
+        }
+    };
+    let bugs: [(Mutant, fn()); 2] =
+        [(Mutant::RelocationIgnoresTrims, a_trim_beats_a_later_move), (Mutant::UsageForgetsReplaced, forgetful)];
+    for (bug, test) in bugs {
+        test();
+        plant(Some(bug));
+        let noticed = std::panic::catch_unwind(test).is_err();
+        plant(None);
+        assert!(noticed, "{bug:?}");
+    }
 }

@@ -25,7 +25,7 @@ impl Chain {
         format!("{}/{:016x}", self.0, !n)
     }
 
-    fn number(self, key: &str) -> Option<u64> {
+    pub(super) fn number(self, key: &str) -> Option<u64> {
         let digits = key.strip_prefix(self.0)?.strip_prefix('/')?;
         let n = !u64::from_str_radix(digits, 16).ok()?;
         (self.key(n) == key).then_some(n)

@@ -8,6 +8,10 @@ mod catalogue;
 mod chain;
 mod compression;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
+mod inspect;
 pub mod keys;
 mod password;
 mod record;
@@ -26,6 +30,7 @@ use zeroize::Zeroizing;
 pub use catalogue::{Catalogue, MAX_NAME, MAX_VOLUME_BYTES, MAX_VOLUMES, VolumeRecord, check_name};
 pub use compression::{Compression, UnknownCompression};
 pub use error::PoolError;
+pub use inspect::{ChainKey, chain_key, record_is_cut};
 pub use slot::Argon2Params;
 pub use volumes::NewVolume;
 

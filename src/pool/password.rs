@@ -14,7 +14,7 @@ use super::{Inner, Pool};
 use crate::env::Env;
 use crate::store::Store;
 
-const POOL: Chain = Chain("pool");
+pub(super) const POOL: Chain = Chain("pool");
 const FIRST: u64 = 1;
 
 impl Pool {
@@ -87,7 +87,7 @@ impl Pool {
         Err(PoolError::Contended)
     }
 
-    fn of(store: Store, keys: PoolKeys, pool_key: Zeroizing<[u8; 32]>, slot: u32) -> Pool {
+    pub(super) fn of(store: Store, keys: PoolKeys, pool_key: Zeroizing<[u8; 32]>, slot: u32) -> Pool {
         Pool { inner: Arc::new(Inner { store, keys: Arc::new(keys), pool_key, slot }) }
     }
 }

@@ -114,6 +114,16 @@ impl Record {
     }
 }
 
+/// Whether the bytes begin like a pool record and end before its slots do. Nothing is verified.
+pub(super) fn is_cut(bytes: &[u8]) -> bool {
+    let head = &bytes[..bytes.len().min(MAGIC.len())];
+    if !MAGIC.starts_with(head) {
+        return false;
+    }
+    let slots = bytes.get(10..12).and_then(|b| Reader::new(b).u16().ok());
+    slots.is_none_or(|n| bytes.len() < 48 + 96 * usize::from(n) + MAC + CRC)
+}
+
 fn slot(r: &mut Reader<'_>) -> Result<Slot, Malformed> {
     let id = r.u32()?;
     let params = Argon2Params { memory_kib: r.u32()?, passes: r.u32()?, lanes: r.u32()? };

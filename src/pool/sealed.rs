@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! 0   magic "ESKEROBJ"
-//! 8   format version, 2 bytes LE (1)
+//! 8   format version, 2 bytes LE (of openings 2, of others 1)
 //! 10  kind, 2
 //! 12  key generation, 4
 //! 16  salt, 16
@@ -19,8 +19,8 @@ use super::aead::TAG;
 use super::keys::{PoolKeys, Purpose};
 use crate::wire::{Malformed, Put, Reader};
 
-/// The newest version of the object format that this code reads, and the one it writes.
-pub const FORMAT: u16 = 1;
+/// The newest version of the object format that this code reads.
+pub const FORMAT: u16 = 2;
 /// No sealed object's payload is longer than this.
 pub const MAX_PAYLOAD: usize = 64 << 20;
 
@@ -37,6 +37,17 @@ pub enum ObjectKind {
     Opening = 2,
     /// The seal that ends an epoch's log.
     Seal = 3,
+}
+
+impl ObjectKind {
+    /// The version that this code writes, and the newest it reads.
+    const fn version(self) -> u16 {
+        match self {
+            // Version 1 had no accounts in the checkpoint.
+            ObjectKind::Opening => 2,
+            ObjectKind::Catalogue | ObjectKind::Seal => 1,
+        }
+    }
 }
 
 /// Why a sealed object could not be opened.
@@ -91,7 +102,7 @@ pub fn seal_object(keys: &PoolKeys, kind: ObjectKind, key: &str, salt: [u8; 16],
     assert!(payload.len() <= MAX_PAYLOAD, "a sealed object's payload is at most {MAX_PAYLOAD} bytes");
     let mut out = Vec::with_capacity(HEADER + payload.len() + TAG);
     out.extend_from_slice(MAGIC);
-    out.put_u16(FORMAT);
+    out.put_u16(kind.version());
     out.put_u16(kind as u16);
     out.put_u32(keys.generation());
     out.extend_from_slice(&salt);
@@ -103,21 +114,34 @@ pub fn seal_object(keys: &PoolKeys, kind: ObjectKind, key: &str, salt: [u8; 16],
 
 /// Opens an object that [`seal_object`] made with the same keys, kind and key.
 pub fn open_object(keys: &PoolKeys, kind: ObjectKind, key: &str, bytes: &[u8]) -> Result<Vec<u8>, SealedError> {
+    open_versioned(keys, kind, key, bytes).map(|(_, payload)| payload)
+}
+
+/// The same, with the version that the payload is of.
+pub fn open_versioned(
+    keys: &PoolKeys,
+    kind: ObjectKind,
+    key: &str,
+    bytes: &[u8],
+) -> Result<(u16, Vec<u8>), SealedError> {
     let malformed = |what| SealedError::Malformed { key: key.to_owned(), what };
     let mut r = Reader::new(bytes);
     if r.take(MAGIC.len()).map_err(malformed)? != MAGIC {
         return Err(malformed(Malformed("not a sealed object")));
     }
     let version = r.u16().map_err(malformed)?;
-    if version != FORMAT {
-        return Err(match version {
-            0 => malformed(Malformed("format version 0")),
-            found => SealedError::Version { key: key.to_owned(), found },
-        });
+    if version == 0 {
+        return Err(malformed(Malformed("format version 0")));
+    }
+    if version > FORMAT {
+        return Err(SealedError::Version { key: key.to_owned(), found: version });
     }
     let found = r.u16().map_err(malformed)?;
     if found != kind as u16 {
         return Err(SealedError::Kind { key: key.to_owned(), found, wanted: kind });
+    }
+    if version > kind.version() {
+        return Err(SealedError::Version { key: key.to_owned(), found: version });
     }
     let generation = r.u32().map_err(malformed)?;
     if generation != keys.generation() {
@@ -131,6 +155,7 @@ pub fn open_object(keys: &PoolKeys, kind: ObjectKind, key: &str, bytes: &[u8]) -
     let (header, sealed) = bytes.split_at(HEADER);
     keys.body(Purpose::Object, &salt)
         .open_copy(0, &aad(keys, header, key), sealed)
+        .map(|payload| (version, payload))
         .map_err(|_| SealedError::Auth { key: key.to_owned() })
 }
 
@@ -139,6 +164,16 @@ pub fn object_kind(bytes: &[u8]) -> Option<u16> {
     let mut r = Reader::new(bytes.strip_prefix(MAGIC)?);
     r.u16().ok()?;
     r.u16().ok()
+}
+
+/// Whether the bytes begin like a sealed object and end before its header says. Nothing is authenticated.
+pub fn is_cut(bytes: &[u8]) -> bool {
+    let head = &bytes[..bytes.len().min(MAGIC.len())];
+    if !MAGIC.starts_with(head) {
+        return false;
+    }
+    let stated = bytes.get(HEADER - 4..HEADER).and_then(|b| Reader::new(b).u32().ok());
+    stated.is_none_or(|len| bytes.len() < HEADER + len as usize + TAG)
 }
 
 fn aad(keys: &PoolKeys, header: &[u8], key: &str) -> Vec<u8> {
@@ -164,6 +199,7 @@ mod tests {
         assert_eq!(object_kind(&b), Some(3));
         assert_eq!(object_kind(&b[..11]), None);
         assert_eq!(object_kind(b"ESKERSEGxxxxxxxx"), None);
+        assert!((0..b.len()).all(|n| is_cut(&b[..n])) && !is_cut(&b) && !is_cut(b"ESKERS"));
     }
 
     #[test]
@@ -181,8 +217,8 @@ mod tests {
         let other_pool = PoolKeys::new([5; 16], 1, &[2; 32]);
         assert!(matches!(open(&other_pool, ObjectKind::Opening, "log/x", &b), SealedError::Auth { .. }));
         let mut v = b.to_vec();
-        v[8] = 2;
-        assert!(matches!(open(&k, ObjectKind::Opening, "log/x", &v), SealedError::Version { found: 2, .. }));
+        v[8] = 3;
+        assert!(matches!(open(&k, ObjectKind::Opening, "log/x", &v), SealedError::Version { found: 3, .. }));
         let mut longer = b.to_vec();
         longer.push(0);
         assert!(matches!(open(&k, ObjectKind::Opening, "log/x", &longer), SealedError::Malformed { .. }));

@@ -8,7 +8,7 @@ use super::error::PoolError;
 use super::sealed::{ObjectKind, SealedError, open_object, seal_object};
 use crate::env::Env;
 
-const VOLUMES: Chain = Chain("volumes");
+pub(super) const VOLUMES: Chain = Chain("volumes");
 
 /// What a new volume shall be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,8 +30,16 @@ impl Pool {
     /// Damaged or too new, or what the store says.
     pub async fn catalogue(&self) -> Result<Catalogue, PoolError> {
         let Some((n, bytes)) = VOLUMES.newest(self.store()).await? else { return Ok(Catalogue::empty()) };
+        self.read_catalogue(n, &bytes)
+    }
+
+    /// Catalogue `n` from the bytes of its object.
+    ///
+    /// # Errors
+    /// Damaged or too new.
+    pub fn read_catalogue(&self, n: u64, bytes: &[u8]) -> Result<Catalogue, PoolError> {
         let key = VOLUMES.key(n);
-        let payload = open_object(self.keys(), ObjectKind::Catalogue, &key, &bytes)?;
+        let payload = open_object(self.keys(), ObjectKind::Catalogue, &key, bytes)?;
         Ok(Catalogue::decode(n, &payload).map_err(|what| SealedError::Malformed { key, what })?)
     }
 

@@ -14,8 +14,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::id::{BLOCK, RecordRef, SegmentId};
-use super::index::{CheckpointRef, DataEntry, NodeEntry, OpRange, Relocation, SegmentIndex, TrimEntry};
+use super::id::{BLOCK, RecordRef, SegmentId, SegmentKind};
+use super::index::{
+    About, CheckpointRef, DataEntry, Introduced, NodeEntry, OpRange, Relocation, SegmentIndex, TrimEntry,
+};
 use super::record::{OVERHEAD, Sealer, Subject};
 use super::{FORMAT, MAX_EXTENT, MAX_INDEX, MAX_LBA, MAX_NODE, MAX_RECORDS, MAX_SEGMENT};
 use crate::pool::Compression;
@@ -82,11 +84,13 @@ impl SegmentBuilder {
         let mut out = Vec::new();
         put_frame(&mut out, HEADER_MAGIC, &keys, &salt);
         let index = SegmentIndex {
+            bytes: 0,
             salt,
             ops: OpRange::NONE,
             predecessor_salt: [0; 16],
             checkpoint: None,
             deletable: Vec::new(),
+            introduced: Vec::new(),
             relocations: Vec::new(),
             trims: Vec::new(),
             records: Vec::new(),
@@ -143,6 +147,15 @@ impl SegmentBuilder {
         self.index.relocations.push(relocation);
     }
 
+    /// States that a data segment comes into use with the relocations here.
+    ///
+    /// # Panics
+    /// If it is a log segment.
+    pub fn introduce(&mut self, introduced: Introduced) {
+        assert!(introduced.segment.kind() == SegmentKind::Data, "{introduced:?}");
+        self.index.introduced.push(introduced);
+    }
+
     /// Whether one more record of this many bytes, or one more trim or relocation, is within a segment's limits.
     pub fn has_room(&self, plaintext: usize) -> bool {
         self.record_count() < MAX_RECORDS
@@ -157,7 +170,8 @@ impl SegmentBuilder {
 
     /// Whether nothing was added.
     pub fn is_empty(&self) -> bool {
-        self.record_count() == 0 && self.index.trims.is_empty() && self.index.relocations.is_empty()
+        let none = self.index.trims.is_empty() && self.index.relocations.is_empty() && self.index.introduced.is_empty();
+        none && self.record_count() == 0
     }
 
     /// The segment's name.
@@ -177,13 +191,12 @@ impl SegmentBuilder {
         index.deletable = tail.deletable;
         let payload = index.encode();
         assert!(payload.len() <= MAX_INDEX, "an index of {} bytes", payload.len());
-        debug_assert_eq!(
-            SegmentIndex::decode(&payload, id, index.salt, HEADER as u32, out.len() as u32).as_ref(),
-            Ok(&index),
-            "what was built can be read"
-        );
         let sealed = payload.len() + TAG;
         let total = out.len() + sealed + TRAILER;
+        index.bytes = total as u32;
+        let end = out.len() as u32;
+        let about = About { id, version: FORMAT, bytes: index.bytes, salt: index.salt, first: HEADER as u32, end };
+        debug_assert_eq!(SegmentIndex::decode(&payload, &about).as_ref(), Ok(&index), "what was built can be read");
         let mut trailer = Vec::with_capacity(TRAILER);
         put_frame(&mut trailer, TRAILER_MAGIC, &keys, &index.salt);
         trailer.put_u32(sealed as u32);
@@ -213,6 +226,7 @@ impl SegmentBuilder {
             + 16 * self.index.nodes.len()
             + 16 * self.index.trims.len()
             + 80 * self.index.relocations.len()
+            + 32 * self.index.introduced.len()
     }
 }
 

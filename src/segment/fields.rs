@@ -2,7 +2,7 @@
 
 use super::index::{CheckpointRef, RootRef};
 use super::record::OVERHEAD;
-use super::{MAX_RECORDS, MAX_SEGMENT, RecordRef, SegmentId, SegmentKind};
+use super::{MAX_OP, MAX_RECORDS, MAX_SEGMENT, MAX_SEQ, RecordRef, SegmentId, SegmentKind};
 use crate::wire::{Malformed, Put, Reader};
 
 /// `volume || epoch || number * 2 + (1 if data)`, varints.
@@ -24,6 +24,16 @@ pub(super) fn get_segment(r: &mut Reader<'_>) -> Result<SegmentId, Malformed> {
 
 pub(super) fn get_u32(r: &mut Reader<'_>) -> Result<u32, Malformed> {
     r.varint_max(u64::from(u32::MAX), "number over 32 bits").map(|v| v as u32)
+}
+
+/// A sequence number: room above it, so that whoever counts on never runs over.
+pub(super) fn get_seq(r: &mut Reader<'_>) -> Result<u64, Malformed> {
+    r.varint_max(MAX_SEQ, "sequence number too high")
+}
+
+/// An operation number, with room above it too.
+pub(super) fn get_op(r: &mut Reader<'_>) -> Result<u64, Malformed> {
+    r.varint_max(MAX_OP, "operation number too high")
 }
 
 /// A flag byte: 0 or 1.
@@ -73,14 +83,21 @@ pub(super) fn put_checkpoint(out: &mut Vec<u8>, c: &CheckpointRef) {
     out.put_varint(u64::from(c.covers_epoch));
     out.put_varint(c.covers_seq);
     out.put_varint(c.last_op);
+    out.put_u8(u8::from(c.usage.is_some()));
+    if let Some(usage) = &c.usage {
+        put_record(out, usage);
+    }
 }
 
-pub(super) fn get_checkpoint(r: &mut Reader<'_>) -> Result<CheckpointRef, Malformed> {
+/// `version` 1 had no accounts.
+pub(super) fn get_checkpoint(r: &mut Reader<'_>, version: u16) -> Result<CheckpointRef, Malformed> {
     let root = match get_bool(r)? {
         true => Some(RootRef { record: get_record(r)?, levels: r.u8()? }),
         false => None,
     };
-    Ok(CheckpointRef { root, covers_epoch: get_u32(r)?, covers_seq: r.varint()?, last_op: r.varint()? })
+    let (covers_epoch, covers_seq, last_op) = (get_u32(r)?, get_seq(r)?, get_op(r)?);
+    let usage = if version > 1 && get_bool(r)? { Some(get_record(r)?) } else { None };
+    Ok(CheckpointRef { root, covers_epoch, covers_seq, last_op, usage })
 }
 
 /// A count of things of at least `least` bytes each: more than the bytes left can hold is refused.

@@ -37,6 +37,22 @@ impl SegmentId {
         Self { volume, epoch, tagged: n << 1 | 1 }
     }
 
+    /// The segment, opening or seal whose key this is; `None` for any other key.
+    pub fn from_key(key: &str) -> Option<Self> {
+        let mut parts = key.splitn(4, '/');
+        let kind = parts.next()?;
+        let volume = u32::from_str_radix(parts.next()?, 16).ok()?;
+        let epoch = u64::from_str_radix(parts.next()?, 16).ok()?;
+        let number = u64::from_str_radix(parts.next()?, 16).ok().filter(|n| *n < 1 << 63)?;
+        let id = match kind {
+            "log" => Self::log(volume, u32::try_from(!epoch).ok()?, number),
+            "data" => Self::data(volume, u32::try_from(epoch).ok()?, number),
+            _ => return None,
+        };
+        // Digits may be written in many ways, a key in one.
+        (id.key() == key).then_some(id)
+    }
+
     /// The volume's number.
     pub fn volume(self) -> u32 {
         self.volume

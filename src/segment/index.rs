@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use super::fields::{
-    get_bool, get_checkpoint, get_count, get_place, get_segment, put_checkpoint, put_place, put_segment,
+    get_bool, get_checkpoint, get_count, get_op, get_place, get_segment, put_checkpoint, put_place, put_segment,
 };
 use super::record::OVERHEAD;
-use super::{MAX_EXTENT, MAX_LBA, MAX_RECORDS, RecordRef, SegmentId};
+use super::{MAX_EXTENT, MAX_LBA, MAX_RECORDS, MAX_SEGMENT, RecordRef, SegmentId, SegmentKind};
 use crate::wire::{Malformed, Put, Reader};
 
 /// Operation numbers, both ends included; `last < first`: none.
@@ -48,6 +48,8 @@ pub struct CheckpointRef {
     pub covers_seq: u64,
     /// The last operation number that the map contains.
     pub last_op: u64,
+    /// The accounts of all segments as of this map; `None`: written by an esker that kept none.
+    pub usage: Option<RecordRef>,
 }
 
 /// One data record.
@@ -96,9 +98,22 @@ pub struct Relocation {
     pub original: u8,
 }
 
+/// A data segment that relocations of this log segment are the first to refer to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Introduced {
+    /// Its name.
+    pub segment: SegmentId,
+    /// The object's length in bytes.
+    pub bytes: u32,
+    /// The operation number that tells the age of what is in it.
+    pub born: u64,
+}
+
 /// What is in a segment. Order of application: relocations, trims, records by number (a later one wins).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SegmentIndex {
+    /// The object's length in bytes. Not in the payload: the trailer has it.
+    pub bytes: u32,
     /// The segment's salt; its successor in the log names it.
     pub salt: [u8; 16],
     /// The operations completed by this segment.
@@ -109,6 +124,8 @@ pub struct SegmentIndex {
     pub checkpoint: Option<CheckpointRef>,
     /// Segments that nothing refers to any more once this segment is durable.
     pub deletable: Vec<SegmentId>,
+    /// Data segments that come into use with the relocations.
+    pub introduced: Vec<Introduced>,
     /// Relocations.
     pub relocations: Vec<Relocation>,
     /// Trims and zeroes.
@@ -121,6 +138,19 @@ pub struct SegmentIndex {
 
 /// At most this much is reserved ahead of decoding: counts are cheap to claim.
 const RESERVE: usize = 1 << 12;
+
+/// What is known of a segment besides its payload.
+pub(super) struct About {
+    pub id: SegmentId,
+    pub version: u16,
+    /// The object's length.
+    pub bytes: u32,
+    pub salt: [u8; 16],
+    /// Its records fill the bytes from here...
+    pub first: u32,
+    /// ...to here.
+    pub end: u32,
+}
 
 impl SegmentIndex {
     /// The payload that is sealed. The salt is not in it: header and trailer carry it.
@@ -137,6 +167,12 @@ impl SegmentIndex {
         for id in &self.deletable {
             put_segment(&mut out, *id);
         }
+        out.put_varint(self.introduced.len() as u64);
+        for i in &self.introduced {
+            put_segment(&mut out, i.segment);
+            out.put_varint(u64::from(i.bytes));
+            out.put_varint(i.born);
+        }
         put_relocations(&mut out, &self.relocations);
         out.put_varint(self.trims.len() as u64);
         for t in &self.trims {
@@ -147,18 +183,32 @@ impl SegmentIndex {
         out
     }
 
-    /// Decodes the payload of segment `id`, whose records fill the bytes from `first` to `end`.
-    pub(super) fn decode(bytes: &[u8], id: SegmentId, salt: [u8; 16], first: u32, end: u32) -> Result<Self, Malformed> {
-        let r = &mut Reader::new(bytes);
-        let ops = OpRange { first: r.varint()?, last: r.varint()? };
+    /// Decodes the payload of a segment.
+    pub(super) fn decode(payload: &[u8], about: &About) -> Result<Self, Malformed> {
+        let About { version, bytes, salt, .. } = *about;
+        let r = &mut Reader::new(payload);
+        let ops = OpRange { first: get_op(r)?, last: get_op(r)? };
         let predecessor_salt = r.array()?;
-        let checkpoint = if get_bool(r)? { Some(get_checkpoint(r)?) } else { None };
+        let checkpoint = if get_bool(r)? { Some(get_checkpoint(r, version)?) } else { None };
         let deletable = get_many(r, 3, get_segment)?;
+        let introduced = if version > 1 { get_many(r, 5, get_introduced)? } else { Vec::new() };
         let relocations = get_relocations(r)?;
         let trims = get_many(r, 2, get_trim)?;
-        let (records, nodes) = get_records(r, id, first, end)?;
+        let (records, nodes) = get_records(r, about.id, about.first, about.end)?;
         r.end()?;
-        Ok(Self { salt, ops, predecessor_salt, checkpoint, deletable, relocations, trims, records, nodes })
+        Ok(Self {
+            bytes,
+            salt,
+            ops,
+            predecessor_salt,
+            checkpoint,
+            deletable,
+            introduced,
+            relocations,
+            trims,
+            records,
+            nodes,
+        })
     }
 }
 
@@ -173,6 +223,15 @@ fn get_many<'a, T>(
         out.push(one(r)?);
     }
     Ok(out)
+}
+
+fn get_introduced(r: &mut Reader<'_>) -> Result<Introduced, Malformed> {
+    let segment = get_segment(r)?;
+    if segment.kind() != SegmentKind::Data {
+        return Err(Malformed("a log segment that comes into use with relocations"));
+    }
+    let bytes = r.varint_max(MAX_SEGMENT, "object longer than a segment can be")? as u32;
+    Ok(Introduced { segment, bytes, born: get_op(r)? })
 }
 
 fn get_trim(r: &mut Reader<'_>) -> Result<TrimEntry, Malformed> {

@@ -4,6 +4,9 @@ use crate::pool::sealed::{ObjectKind, object_kind};
 
 use super::builder::{HEADER_MAGIC, TRAILER, TRAILER_MAGIC};
 
+/// So many flipped bits leave a magic number recognizable.
+const FEW_BITS: u32 = 8;
+
 /// What lies under a key of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogObject {
@@ -27,4 +30,18 @@ pub fn log_object_kind(bytes: &[u8]) -> LogObject {
         None if trailer || bytes.starts_with(HEADER_MAGIC) => LogObject::Segment,
         _ => LogObject::Unknown,
     }
+}
+
+/// Whether an object of which `head` are the first bytes and `tail` the last begins like a segment and ends without a
+/// trailer. A trailer in whose magic single bits are wrong is one. Nothing is authenticated.
+pub fn is_cut(head: &[u8], tail: &[u8]) -> bool {
+    let magic = &head[..head.len().min(HEADER_MAGIC.len())];
+    HEADER_MAGIC.starts_with(magic) && !has_trailer(tail)
+}
+
+/// Whether bytes end like a segment, give or take a few bits.
+pub fn has_trailer(tail: &[u8]) -> bool {
+    let Some(trailer) = tail.last_chunk::<TRAILER>() else { return false };
+    let wrong: u32 = trailer.iter().zip(TRAILER_MAGIC).map(|(a, b)| (a ^ b).count_ones()).sum();
+    wrong <= FEW_BITS
 }

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 
 use super::error::{Part, SegmentError};
-use super::fields::{get_bool, get_checkpoint, get_count, get_u32, put_checkpoint};
+use super::fields::{get_bool, get_checkpoint, get_count, get_op, get_seq, get_u32, put_checkpoint};
 use super::id::SegmentId;
 use super::index::CheckpointRef;
 use crate::pool::keys::PoolKeys;
-use crate::pool::sealed::{ObjectKind, open_object, seal_object};
+use crate::pool::sealed::{ObjectKind, open_versioned, seal_object};
 use crate::wire::{Malformed, Put, Reader};
 
 /// Longest host name kept (bytes); it is for people only.
@@ -92,8 +92,9 @@ impl Opening {
     /// Opens the bytes found under the opening's key of this volume and epoch.
     pub fn open(keys: &PoolKeys, volume: u32, epoch: u32, bytes: &[u8]) -> Result<Self, SegmentError> {
         let key = opening_key(volume, epoch);
-        let payload = open_object(keys, ObjectKind::Opening, &key, bytes)?;
-        let opening = Self::decode(&payload).map_err(|what| SegmentError::malformed(&key, Part::Payload, what))?;
+        let (version, payload) = open_versioned(keys, ObjectKind::Opening, &key, bytes)?;
+        let opening =
+            Self::decode(&payload, version).map_err(|what| SegmentError::malformed(&key, Part::Payload, what))?;
         if (opening.volume, opening.epoch) != (volume, epoch) {
             return Err(SegmentError::malformed(&key, Part::Payload, Malformed("of another epoch")));
         }
@@ -130,7 +131,7 @@ impl Opening {
         out
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+    pub(super) fn decode(bytes: &[u8], version: u16) -> Result<Self, Malformed> {
         let r = &mut Reader::new(bytes);
         let (volume, epoch) = (get_u32(r)?, get_u32(r)?);
         let (writer, host, boot, ring) = (r.array()?, r.array()?, r.array()?, r.array()?);
@@ -146,10 +147,10 @@ impl Opening {
             true => Some(get_predecessor(r)?),
             false => None,
         };
-        let start = get_checkpoint(r)?;
+        let start = get_checkpoint(r, version)?;
         let count = get_count(r, 3)?;
         let replay = (0..count).map(|_| get_replay(r)).collect::<Result<_, _>>()?;
-        let (last_op, wall_ms) = (r.varint()?, r.varint()?);
+        let (last_op, wall_ms) = (get_op(r)?, r.varint()?);
         r.end()?;
         Ok(Self {
             volume,
@@ -176,10 +177,14 @@ fn opening_key(volume: u32, epoch: u32) -> String {
 }
 
 fn get_predecessor(r: &mut Reader<'_>) -> Result<Predecessor, Malformed> {
-    Ok(Predecessor { epoch: get_u32(r)?, end_seq: r.varint()?, salt: r.array()?, seal_writer: r.array()? })
+    Ok(Predecessor { epoch: get_u32(r)?, end_seq: get_seq(r)?, salt: r.array()?, seal_writer: r.array()? })
 }
 
 fn get_replay(r: &mut Reader<'_>) -> Result<ReplayRange, Malformed> {
-    let range = ReplayRange { epoch: get_u32(r)?, first_seq: r.varint()?, end_seq: r.varint()? };
-    if range.end_seq < range.first_seq { Err(Malformed("range that ends before it starts")) } else { Ok(range) }
+    let range = ReplayRange { epoch: get_u32(r)?, first_seq: get_seq(r)?, end_seq: get_seq(r)? };
+    match range.first_seq {
+        0 => Err(Malformed("range that begins with the opening")),
+        first if range.end_seq < first => Err(Malformed("range that ends before it starts")),
+        _ => Ok(range),
+    }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::builder::{HEADER, HEADER_MAGIC, TRAILER, TRAILER_MAGIC, index_aad};
 use super::error::{Part, SegmentError};
 use super::id::SegmentId;
-use super::index::SegmentIndex;
+use super::index::{About, SegmentIndex};
 use super::{FORMAT, MAX_INDEX, MAX_SEGMENT};
 use crate::pool::aead::TAG;
 use crate::pool::keys::{PoolKeys, Purpose};
@@ -40,7 +40,7 @@ pub fn read_index(keys: &PoolKeys, id: SegmentId, size: u64, tail: &[u8]) -> Res
     let Some((rest, trailer)) = tail.split_last_chunk::<TRAILER>() else {
         return Ok(IndexRead::NeedTail(size.min(TAIL)));
     };
-    let (salt, sealed, stated) = frame(keys, &key, Part::Trailer, TRAILER_MAGIC, trailer)?;
+    let Frame { version, salt, sealed, stated } = frame(keys, &key, Part::Trailer, TRAILER_MAGIC, trailer)?;
     if stated != size
         || !(TAG as u64..=(MAX_INDEX + TAG) as u64).contains(&sealed)
         || sealed > size - least + TAG as u64
@@ -50,7 +50,7 @@ pub fn read_index(keys: &PoolKeys, id: SegmentId, size: u64, tail: &[u8]) -> Res
     let Some(at) = rest.len().checked_sub(sealed as usize) else {
         return Ok(IndexRead::NeedTail(sealed + TRAILER as u64));
     };
-    if tail.len() as u64 == size && frame(keys, &key, Part::Header, HEADER_MAGIC, tail)?.0 != salt {
+    if tail.len() as u64 == size && frame(keys, &key, Part::Header, HEADER_MAGIC, tail)?.salt != salt {
         return Err(SegmentError::malformed(&key, Part::Header, Malformed("at odds with the trailer")));
     }
     let payload = keys
@@ -58,19 +58,23 @@ pub fn read_index(keys: &PoolKeys, id: SegmentId, size: u64, tail: &[u8]) -> Res
         .open_copy(0, &index_aad(keys, trailer, &key), &rest[at..])
         .map_err(|_| SegmentError::auth(&key, Part::Index))?;
     let end = (size - TRAILER as u64 - sealed) as u32;
-    SegmentIndex::decode(&payload, id, salt, HEADER as u32, end)
+    let about = About { id, version, bytes: size as u32, salt, first: HEADER as u32, end };
+    SegmentIndex::decode(&payload, &about)
         .map(IndexRead::Index)
         .map_err(|what| SegmentError::malformed(&key, Part::Index, what))
 }
 
-/// Checks magic, version and generation; answers the salt and the two numbers after it (only a trailer has them).
-fn frame(
-    keys: &PoolKeys,
-    key: &str,
-    part: Part,
-    magic: &[u8; 8],
-    bytes: &[u8],
-) -> Result<([u8; 16], u64, u64), SegmentError> {
+/// What header and trailer say.
+struct Frame {
+    version: u16,
+    salt: [u8; 16],
+    /// Only a trailer has these two: of a header they are what follows it.
+    sealed: u64,
+    stated: u64,
+}
+
+/// Checks magic, version and generation.
+fn frame(keys: &PoolKeys, key: &str, part: Part, magic: &[u8; 8], bytes: &[u8]) -> Result<Frame, SegmentError> {
     let wrong = |what| SegmentError::malformed(key, part, what);
     let mut r = Reader::new(bytes);
     if &r.array::<8>().map_err(wrong)? != magic {
@@ -88,5 +92,6 @@ fn frame(
         return Err(SegmentError::Generation { key: key.to_owned(), found, ours });
     }
     let salt = r.array().map_err(wrong)?;
-    Ok((salt, u64::from(r.u32().map_err(wrong)?), u64::from(r.u32().map_err(wrong)?)))
+    let (sealed, stated) = (u64::from(r.u32().map_err(wrong)?), u64::from(r.u32().map_err(wrong)?));
+    Ok(Frame { version, salt, sealed, stated })
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::error::{Part, SegmentError};
-use super::fields::{get_bool, get_u32};
+use super::fields::{get_bool, get_seq, get_u32};
 use super::id::SegmentId;
 use crate::pool::keys::PoolKeys;
 use crate::pool::sealed::{ObjectKind, open_object, seal_object};
@@ -63,7 +63,7 @@ impl Seal {
         let seal = Self {
             volume: get_u32(r)?,
             epoch: get_u32(r)?,
-            seq: r.varint()?,
+            seq: get_seq(r)?,
             writer: r.array()?,
             clean: get_bool(r)?,
             predecessor_salt: r.array()?,

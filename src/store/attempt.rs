@@ -9,7 +9,9 @@ use object_store::path::Path as ObjectPath;
 
 use super::counts::Kind;
 use super::error::{About, Fault, StoreError};
+use super::limit::Load;
 use super::options::Cause;
+use super::retry::Retrying;
 use super::{Inner, Store};
 
 impl Store {
@@ -30,7 +32,14 @@ impl Inner {
         About { op: kind.name(), key, url: &self.label }
     }
 
-    /// Runs `request` for at most `limit`, and enters it in the books. `sent` is the length of its body.
+    /// Waits until the limits allow a request with so many bytes up and down. What is spent so is not out of its patience.
+    pub(super) async fn turn(&self, cause: Cause, load: Load, retrying: &Retrying<'_>) {
+        let waited = self.limiter.turn(&self.env, &self.label, cause, load).await;
+        retrying.excuse(waited);
+    }
+
+    /// Runs `request`, which had its turn, for at most `limit`, and enters it in the books. `sent` is the length of its
+    /// body.
     pub(super) async fn attempt<T>(
         &self,
         kind: Kind,
@@ -53,14 +62,18 @@ impl Inner {
             }
             Err(Fault::Exists | Fault::Final(_)) => self.answered(),
             Err(Fault::Permanent(e) | Fault::Transient(e, _)) => {
-                self.counts.failed(kind, cause);
-                let clock = &self.env.clock;
-                if self.health.failed(clock.now(), clock.wall_ms(), &e.to_string()) {
-                    tracing::warn!(store = %self.label, "the object store is in trouble: {e}");
-                }
+                self.failed(kind, cause, e);
             }
         }
         answer
+    }
+
+    pub(super) fn failed(&self, kind: Kind, cause: Cause, e: &StoreError) {
+        self.counts.failed(kind, cause);
+        let clock = &self.env.clock;
+        if self.health.failed(clock.now(), clock.wall_ms(), &e.to_string()) {
+            tracing::warn!(store = %self.label, "the object store is in trouble: {e}");
+        }
     }
 
     fn answered(&self) {

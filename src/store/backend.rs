@@ -14,10 +14,16 @@ use parking_lot::Mutex;
 use secrecy::ExposeSecret;
 use std::time::Duration;
 
+use super::bulk::Bulk;
 use super::error::StoreError;
 use super::local::LocalDir;
 use super::options::StoreOptions;
 use super::url::{Location, Service};
+
+/// Keys in one DeleteObjects: what S3 takes at most.
+const S3_BULK: usize = 1000;
+/// Deletions in one batch: what Azure takes at most.
+const AZURE_BULK: usize = 256;
 
 /// An opened store of some kind.
 pub(super) struct Backend {
@@ -25,6 +31,8 @@ pub(super) struct Backend {
     pub objects: Arc<dyn ObjectStore>,
     /// Takes LIST.
     pub lister: Lister,
+    /// Takes many DELETEs in one request.
+    pub bulk: Option<Bulk>,
     /// For `file://`: what `object_store` leaves undone.
     pub local: Option<LocalDir>,
     /// A network lies between: slow requests are worth a second one.
@@ -56,19 +64,19 @@ pub(super) fn open(location: &Location, opts: &StoreOptions) -> Result<Backend, 
 
 fn local(path: &Path, opts: &StoreOptions) -> Result<Backend, StoreError> {
     let dir = LocalDir::open(path, opts.create)?;
-    Ok(Backend { objects: dir.objects()?, lister: Lister::Local, local: Some(dir), remote: false })
+    Ok(Backend { objects: dir.objects()?, lister: Lister::Local, bulk: None, local: Some(dir), remote: false })
 }
 
 /// Stores in memory live as long as the process: a pool can be closed and opened again.
 fn memory(name: &str) -> Backend {
     static STORES: LazyLock<Mutex<HashMap<String, Arc<InMemory>>>> = LazyLock::new(Mutex::default);
     let objects = STORES.lock().entry(name.to_string()).or_default().clone();
-    Backend { objects, lister: Lister::Scan, local: None, remote: false }
+    Backend { objects, lister: Lister::Scan, bulk: None, local: None, remote: false }
 }
 
 fn remote<S: ObjectStore + PaginatedListStore>(built: object_store::Result<S>) -> Result<Backend, StoreError> {
     let store = Arc::new(built.map_err(|e| StoreError::Config(e.to_string()))?);
-    Ok(Backend { objects: store.clone(), lister: Lister::Paged(store), local: None, remote: true })
+    Ok(Backend { objects: store.clone(), lister: Lister::Paged(store), bulk: None, local: None, remote: true })
 }
 
 /// No retries and no time limits below us: both are ours, on the clock of `Env`.
@@ -103,9 +111,7 @@ fn s3(bucket: &str, opts: &StoreOptions) -> Result<Backend, StoreError> {
         .with_bucket_name(bucket)
         .with_retry(no_retries())
         .with_client_options(client(opts.allow_http))
-        .with_conditional_put(S3ConditionalPut::ETagMatch)
-        // The bulk call is the one that other servers lack most often.
-        .with_disable_bulk_delete(true);
+        .with_conditional_put(S3ConditionalPut::ETagMatch);
     if let Some(v) = &opts.endpoint {
         b = b.with_endpoint(v);
     }
@@ -129,7 +135,16 @@ fn s3(bucket: &str, opts: &StoreOptions) -> Result<Backend, StoreError> {
             "the S3 access key and secret key belong together: only one of them is set".into(),
         ));
     }
-    remote(b.build())
+    let bulk_allowed = b.get_config_value(&Key::DisableBulkDelete).as_deref() != Some("true");
+    // The bulk call is the one that other servers lack most often: single DELETEs go without it.
+    let one = b.clone().with_disable_bulk_delete(true).build().map_err(|e| StoreError::Config(e.to_string()))?;
+    let many = b.with_disable_bulk_delete(false).with_credentials(one.credentials().clone()).build();
+    let mut backend = remote(Ok(one))?;
+    if bulk_allowed {
+        let many = many.map_err(|e| StoreError::Config(e.to_string()))?;
+        backend.bulk = Some(Bulk::new(Arc::new(many), S3_BULK));
+    }
+    Ok(backend)
 }
 
 fn google(bucket: &str) -> Result<Backend, StoreError> {
@@ -146,7 +161,9 @@ fn azure(container: &str, opts: &StoreOptions) -> Result<Backend, StoreError> {
     if let Some(v) = &opts.endpoint {
         b = b.with_endpoint(v.clone());
     }
-    remote(b.build())
+    let mut backend = remote(b.build())?;
+    backend.bulk = Some(Bulk::new(backend.objects.clone(), AZURE_BULK));
+    Ok(backend)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ pub enum Kind {
     Get,
     /// A page of a LIST.
     List,
-    /// A DELETE.
+    /// A DELETE, of one object or of many.
     Delete,
 }
 
@@ -42,6 +42,8 @@ pub struct CountRow {
     pub requests: u64,
     /// Bytes of bodies sent (PUT) or received (GET).
     pub bytes: u64,
+    /// Objects that answers to DELETE confirmed to be gone, many per request where the store has that.
+    pub objects: u64,
     /// Attempts that failed or timed out; "not there" and "there already" are answers, not errors.
     pub errors: u64,
 }
@@ -50,6 +52,7 @@ pub struct CountRow {
 struct Cell {
     requests: AtomicU64,
     bytes: AtomicU64,
+    objects: AtomicU64,
     errors: AtomicU64,
 }
 
@@ -74,6 +77,10 @@ impl Counts {
         self.cell(kind, cause).bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    pub(super) fn deleted(&self, cause: Cause, objects: u64) {
+        self.cell(Kind::Delete, cause).objects.fetch_add(objects, Ordering::Relaxed);
+    }
+
     pub(super) fn failed(&self, kind: Kind, cause: Cause) {
         self.cell(kind, cause).errors.fetch_add(1, Ordering::Relaxed);
     }
@@ -86,6 +93,7 @@ impl Counts {
                 cause,
                 requests: cell.requests.load(Ordering::Relaxed),
                 bytes: cell.bytes.load(Ordering::Relaxed),
+                objects: cell.objects.load(Ordering::Relaxed),
                 errors: cell.errors.load(Ordering::Relaxed),
             }
         };

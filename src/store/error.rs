@@ -93,6 +93,16 @@ pub(super) enum Fault {
     Transient(StoreError, bool),
 }
 
+impl Fault {
+    /// What happened, for the log.
+    pub(super) fn said(&self) -> String {
+        match self {
+            Fault::Exists => "a conflict".to_string(),
+            Fault::Final(e) | Fault::Permanent(e) | Fault::Transient(e, _) => e.to_string(),
+        }
+    }
+}
+
 /// What the attempt was about, for messages.
 #[derive(Clone, Copy)]
 pub(super) struct About<'a> {

@@ -11,6 +11,7 @@ use super::Store;
 use super::backend::Lister;
 use super::counts::Kind;
 use super::error::{About, Fault, StoreError};
+use super::limit::Load;
 use super::options::{Cause, Patience};
 use super::retry::Retrying;
 
@@ -51,6 +52,7 @@ impl Store {
             let after = found.last().map(|l| l.key.clone()).or_else(|| start_after.map(str::to_string));
             let want = (limit - found.len()).min(PAGE);
             let ask = Ask { store: self, about, prefix, after: after.as_deref(), want };
+            self.inner.turn(cause, Load::default(), &retrying).await;
             match self.inner.attempt(Kind::List, cause, about, 0, retrying.limit(0), ask.page()).await {
                 Ok(page) => {
                     let last = page.objects.is_empty() || page.last;

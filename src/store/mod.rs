@@ -5,12 +5,15 @@
 
 mod attempt;
 mod backend;
+mod bucket;
+mod bulk;
 mod counts;
 mod delete;
 mod error;
 mod get;
 mod health;
 mod hedge;
+mod limit;
 mod list;
 mod local;
 mod options;
@@ -20,11 +23,16 @@ mod retry;
 mod url;
 
 #[cfg(test)]
+mod bulk_tests;
+#[cfg(test)]
 pub(crate) mod faults;
 #[cfg(test)]
-mod tests;
+mod limit_tests;
 #[cfg(test)]
-pub(crate) mod timeline;
+mod tests;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod timeline;
 
 use std::fmt;
 use std::path::Path;
@@ -36,6 +44,7 @@ use tokio::sync::Semaphore;
 pub use counts::{CountRow, Kind};
 pub use error::StoreError;
 pub use health::{Health, LastError, Outage};
+pub use limit::{Limits, Throttle};
 pub use list::Listed;
 pub use options::{Cause, Patience, StoreOptions};
 pub use probe::Probe;
@@ -46,6 +55,7 @@ use backend::{Backend, Lister};
 use counts::Counts;
 use health::HealthCell;
 use hedge::Hedging;
+use limit::Limiter;
 use retry::Pace;
 
 /// Ranged GETs under way at once; more wait their turn. PUTs never queue behind them.
@@ -71,6 +81,7 @@ struct Inner {
     health: HealthCell,
     hedging: Option<Hedging>,
     pace: Pace,
+    limiter: Arc<Limiter>,
     /// Ranged GETs at once: more would only exhaust file descriptors and patience.
     reads: Semaphore,
 }
@@ -88,10 +99,33 @@ impl Store {
         Ok(Self::build(backend, location.prefix(), &location.to_string(), opts, hedging, env))
     }
 
-    /// A store over any `object_store`, below `prefix`; for tests and the simulator. Lists by scanning, never hedges.
+    /// A store over any `object_store`, below `prefix`; for tests. Lists by scanning, never hedges.
     pub fn over(inner: Arc<dyn ObjectStore>, prefix: &str, label: &str, env: Env) -> Store {
-        let backend = Backend { objects: inner, lister: Lister::Scan, local: None, remote: false };
-        Self::build(backend, prefix, label, &StoreOptions::default(), None, env)
+        Self::scanned(inner, prefix, label, None, env)
+    }
+
+    /// The same as if a network lay between: slow GETs are hedged. For the simulator.
+    pub fn over_network(inner: Arc<dyn ObjectStore>, prefix: &str, label: &str, env: Env) -> Store {
+        Self::scanned(inner, prefix, label, Some(Hedging::default()), env)
+    }
+
+    /// As [`Store::over`], where `bulk` takes many deletions at once.
+    #[cfg(test)]
+    pub(crate) fn over_bulk(
+        inner: Arc<dyn ObjectStore>,
+        bulk: Arc<dyn ObjectStore>,
+        at_once: usize,
+        env: Env,
+    ) -> Store {
+        let bulk = Some(bulk::Bulk::new(bulk, at_once));
+        let backend = Backend { objects: inner, lister: Lister::Scan, bulk, local: None, remote: false };
+        Self::build(backend, "some/prefix", "test://", &StoreOptions::default(), None, env)
+    }
+
+    fn scanned(inner: Arc<dyn ObjectStore>, prefix: &str, label: &str, hedging: Option<Hedging>, env: Env) -> Store {
+        let backend =
+            Backend { objects: inner, lister: Lister::Scan, bulk: None, local: None, remote: hedging.is_some() };
+        Self::build(backend, prefix, label, &StoreOptions::default(), hedging, env)
     }
 
     fn build(
@@ -111,6 +145,7 @@ impl Store {
             health: HealthCell::default(),
             hedging,
             pace: Pace::new(opts.attempt_timeout),
+            limiter: Arc::default(),
             reads: Semaphore::new(MAX_READS),
         };
         Store { inner: Arc::new(inner) }
@@ -131,10 +166,30 @@ impl Store {
         self.inner.health.get()
     }
 
+    /// Sets how much may be asked of the store from now on. Whatever is beyond that waits its turn, and nothing else.
+    pub fn limit(&self, limits: Limits) {
+        self.inner.limiter.set(limits, self.inner.env.clock.now());
+    }
+
+    /// What the limits do; `None` where there are none.
+    pub fn throttle(&self) -> Option<Throttle> {
+        self.inner.limiter.get()
+    }
+
     /// Requests sent so far by kind and cause; rows without requests are left out.
     pub fn counts(&self) -> Vec<CountRow> {
         self.inner.counts.rows()
     }
+}
+
+/// What a URL names, as messages show it.
+///
+/// # Errors
+/// [`StoreError::Config`].
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub fn parse_url(text: &str) -> Result<String, StoreError> {
+    url::parse(text).map(|location| location.to_string())
 }
 
 impl fmt::Debug for Store {

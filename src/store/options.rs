@@ -63,7 +63,9 @@ pub enum Cause {
     Map,
     /// Map nodes written, and what names them.
     Checkpoint,
-    /// Finding, sealing and reading an old log.
+    /// Reading what compaction merges, and writing what it made.
+    Compaction,
+    /// Finding, sealing and reading an old log; once after an attach, what earlier writers left behind.
     Recovery,
     /// Pool records, the catalogue, openings.
     Admin,
@@ -75,12 +77,13 @@ pub enum Cause {
 
 impl Cause {
     /// All causes, in the order of the accounts.
-    pub const ALL: [Cause; 9] = [
+    pub const ALL: [Cause; 10] = [
         Cause::Flush,
         Cause::Stream,
         Cause::Read,
         Cause::Map,
         Cause::Checkpoint,
+        Cause::Compaction,
         Cause::Recovery,
         Cause::Admin,
         Cause::Probe,
@@ -95,6 +98,7 @@ impl Cause {
             Cause::Read => "read",
             Cause::Map => "map",
             Cause::Checkpoint => "checkpoint",
+            Cause::Compaction => "compaction",
             Cause::Recovery => "recovery",
             Cause::Admin => "admin",
             Cause::Probe => "probe",

@@ -5,9 +5,11 @@ use object_store::{PutMode, PutOptions, PutPayload};
 
 use super::counts::Kind;
 use super::error::{Fault, StoreError};
+use super::limit::Load;
 use super::options::{Cause, Patience};
 use super::retry::Retrying;
 use super::{MAX_OBJECT, Store};
+use crate::probe::{Branch, Mutant, planted, reached};
 
 /// What became of a create-only PUT. In each case the key holds its object for good.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,12 +44,16 @@ impl Store {
         }
         let about = self.inner.about(Kind::Put, key);
         let mut retrying = Retrying::new(&self.inner, about, patience);
+        let mut body = body;
         loop {
             let fault = match self.put_once(key, &body, cause, &retrying).await {
                 Ok(()) => return Ok(Put::Created),
+                Err(Fault::Exists) if planted(Mutant::ExistsIsOurs) => return Ok(Put::Ours),
                 Err(Fault::Exists) => match self.compare(key, &body, cause, retrying.left()).await? {
                     Compared::Decided(put) => return Ok(put),
+                    Compared::Absent if planted(Mutant::ConflictFences) => return Ok(Put::Taken(Bytes::new())),
                     Compared::Absent => {
+                        reached(Branch::PutConflictWithNothing);
                         Fault::Transient(about.other("the store reports a conflict, and nothing is there"), false)
                     }
                     Compared::Unsettled(fault) => fault,
@@ -55,6 +61,9 @@ impl Store {
                 Err(fault) => fault,
             };
             retrying.again(fault).await?;
+            if planted(Mutant::AnotherBodyOnRetry) {
+                body = body.iter().rev().copied().collect();
+            }
         }
     }
 
@@ -69,6 +78,7 @@ impl Store {
             self.inner.backend.objects.put_opts(&path, payload, options).await.map_err(|e| about.fault(e))?;
             self.settle(key, true).await
         };
+        self.inner.turn(cause, Load { up: len, down: 0 }, retrying).await;
         self.inner.attempt(Kind::Put, cause, about, len, retrying.limit(len), request).await
     }
 
@@ -91,10 +101,12 @@ impl Store {
                 return Ok(Compared::Unsettled(Fault::Transient(self.inner.about(Kind::Get, key).other(why), false)));
             }
         }
+        reached(Branch::PutTaken);
         Ok(Compared::Decided(Put::Taken(there)))
     }
 
     async fn ours(&self, key: &str) -> Compared {
+        reached(Branch::PutOursAfterAll);
         match self.settle(key, false).await {
             Ok(()) => Compared::Decided(Put::Ours),
             Err(fault) => Compared::Unsettled(fault),

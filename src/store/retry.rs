@@ -1,6 +1,6 @@
 //! How long an attempt may take, how long to wait before the next, when to give up.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::Inner;
@@ -59,6 +59,8 @@ pub(super) struct Retrying<'a> {
     about: About<'a>,
     patience: Patience,
     begun: Duration,
+    /// Nanoseconds that it waited for a turn.
+    excused: AtomicU64,
     attempts: u32,
     /// Attempts that ran out of time.
     pub timeouts: u32,
@@ -66,7 +68,21 @@ pub(super) struct Retrying<'a> {
 
 impl<'a> Retrying<'a> {
     pub(super) fn new(store: &'a Inner, about: About<'a>, patience: Patience) -> Self {
-        Self { store, about, patience, begun: store.env.clock.now(), attempts: 0, timeouts: 0 }
+        Self {
+            store,
+            about,
+            patience,
+            begun: store.env.clock.now(),
+            excused: AtomicU64::new(0),
+            attempts: 0,
+            timeouts: 0,
+        }
+    }
+
+    /// Takes time that the limits cost out of the reckoning: nothing fails because of them alone.
+    pub(super) fn excuse(&self, waited: Duration) {
+        let nanos = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+        self.excused.fetch_add(nanos, Ordering::Relaxed);
     }
 
     /// What is left of the patience.
@@ -75,7 +91,8 @@ impl<'a> Retrying<'a> {
             Patience::Forever => Patience::Forever,
             Patience::For(all) => {
                 let gone = self.store.env.clock.now().saturating_sub(self.begun);
-                Patience::For(all.saturating_sub(gone))
+                let excused = Duration::from_nanos(self.excused.load(Ordering::Relaxed));
+                Patience::For(all.saturating_sub(gone.saturating_sub(excused)))
             }
         }
     }
@@ -100,11 +117,13 @@ impl<'a> Retrying<'a> {
                 (e, false)
             }
         };
-        let pause = self.pause(permanent);
+        let mut pause = self.pause(permanent);
         self.attempts += 1;
         match (self.patience, self.left()) {
             (Patience::For(_), _) if permanent => return Err(error),
-            (Patience::For(all), Patience::For(left)) if left <= pause => {
+            // The time that was promised is used up: the last attempts come closer together.
+            (Patience::For(_), Patience::For(left)) if left > FIRST_PAUSE => pause = pause.min(left / 2),
+            (Patience::For(all), _) => {
                 return Err(StoreError::Timeout {
                     op: self.about.op,
                     key: self.about.key.to_string(),
@@ -112,7 +131,7 @@ impl<'a> Retrying<'a> {
                     last: error.to_string(),
                 });
             }
-            _ => {}
+            (Patience::Forever, _) => {}
         }
         if permanent {
             tracing::warn!(attempt = self.attempts, "{error}; trying again in {pause:?}");

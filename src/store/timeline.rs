@@ -15,7 +15,7 @@ use crate::env::{Clock, Entropy, Env, Spawner};
 
 /// A made-up world with its own time.
 #[derive(Clone, Default)]
-pub(crate) struct Timeline {
+pub struct Timeline {
     state: Arc<Mutex<State>>,
 }
 
@@ -37,17 +37,22 @@ impl Wake for Flag {
 }
 
 impl Timeline {
-    pub(crate) fn env(&self) -> Env {
+    /// Everything that the engine takes from outside, in this world.
+    pub fn env(&self) -> Env {
         let this = Arc::new(self.clone());
         Env { clock: this.clone(), entropy: this.clone(), spawner: this }
     }
 
-    pub(crate) fn now(&self) -> Duration {
+    /// Time since the world began.
+    pub fn now(&self) -> Duration {
         self.state.lock().now
     }
 
-    /// Runs `main` and whatever was spawned until `main` is done.
-    pub(crate) fn run<T>(&self, main: impl Future<Output = T>) -> T {
+    /// Runs `main` and whatever was spawned until `main` is done; what was spawned and is not done is dropped.
+    ///
+    /// # Panics
+    /// Where nothing can run and no timer is set: that would hang for ever.
+    pub fn run<T>(&self, main: impl Future<Output = T>) -> T {
         let mut main = pin!(main);
         let mut tasks: Vec<BoxFuture<'static, ()>> = Vec::new();
         let flag = Arc::new(Flag(AtomicBool::new(false)));

@@ -57,13 +57,27 @@ impl Location {
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Location::Local(path) => write!(f, "file://{}", path.display()),
+            Location::Local(path) => write!(f, "file://{}", escaped(&path.to_string_lossy())),
             Location::Bucket { service, bucket, prefix } if prefix.is_empty() => {
                 write!(f, "{}://{bucket}", service.scheme())
             }
-            Location::Bucket { service, bucket, prefix } => write!(f, "{}://{bucket}/{prefix}", service.scheme()),
+            Location::Bucket { service, bucket, prefix } => {
+                write!(f, "{}://{bucket}/{}", service.scheme(), escaped(prefix))
+            }
         }
     }
+}
+
+/// A path as it stands in a URL: what would end it or be undone in it is escaped, the rest is left for people to read.
+fn escaped(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    for c in path.chars() {
+        match c {
+            '%' | '?' | '#' | '\\' | ' ' | '\0'..='\x1f' | '\x7f' => out.push_str(&format!("%{:02X}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 fn bad(why: impl fmt::Display) -> StoreError {
@@ -94,14 +108,22 @@ pub(super) fn parse(text: &str) -> Result<Location, StoreError> {
     }
     let bucket =
         url.host_str().filter(|h| !h.is_empty()).ok_or_else(|| bad(format_args!("no bucket in it; {SHAPES}")))?;
-    let prefix = ObjectPath::from_url_path(url.path()).map_err(|e| bad(format_args!("its prefix: {e}")))?;
+    let prefix = ObjectPath::from_url_path(url.path()).map_err(|e| {
+        // What stands before an @ may be a password, as those of some services have slashes in them.
+        if text.contains('@') {
+            bad("its prefix has characters or parts that no key may have")
+        } else {
+            bad(format_args!("its prefix: {e}"))
+        }
+    })?;
     Ok(Location::Bucket { service, bucket: bucket.to_string(), prefix: prefix.as_ref().to_string() })
 }
 
 fn local(url: &Url) -> Result<Location, StoreError> {
     let path =
         url.to_file_path().map_err(|()| bad("a file:// URL has three slashes and an absolute path: file:///path"))?;
-    Ok(Location::Local(path))
+    // One spelling for each directory: doubled slashes and one at the end are taken out, escaped ones too.
+    Ok(Location::Local(path.components().collect()))
 }
 
 #[cfg(test)]
@@ -120,6 +142,25 @@ mod tests {
         assert_eq!(shown("memory://Name"), "memory://Name");
     }
 
+    /// A device's record keeps the URL as it is shown, and whoever brings the device back opens it.
+    #[test]
+    fn what_is_shown_names_the_same_place() {
+        let names =
+            ["s3://b/p%3Fx%23y", "gs://b/a%2541", "file:///srv/a%20b%3F", "file:///srv/100%25", "file:///srv/a%2541"];
+        for text in names {
+            let location = parse(text).unwrap();
+            assert_eq!(parse(&location.to_string()).unwrap(), location, "{text} is shown as {location}");
+        }
+    }
+
+    #[test]
+    fn a_directory_is_shown_in_one_way() {
+        for text in ["file:////srv//a/%2F/", "file:///srv/a/", "file:///srv/./a", "file:///%2Fsrv/a//"] {
+            assert_eq!(parse(text).unwrap().to_string(), "file:///srv/a", "{text}");
+        }
+        assert_eq!(parse("file:///").unwrap().to_string(), "file:///");
+    }
+
     #[test]
     fn urls_that_cannot_work_are_refused() {
         let bad =
@@ -129,5 +170,7 @@ mod tests {
         }
         let e = parse("s3://id:verysecret@bucket/p").unwrap_err().to_string();
         assert!(e.contains("credentials") && !e.contains("verysecret"), "{e}");
+        let e = parse("s3://bucket/id:verysecret@bucket/%00").unwrap_err().to_string();
+        assert!(e.contains("prefix") && !e.contains("verysecret"), "{e}");
     }
 }

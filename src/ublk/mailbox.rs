@@ -5,12 +5,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use bytes::BytesMut;
-use crossbeam_queue::ArrayQueue;
 use esker_block::BlockResult;
 use rustix::event::{EventfdFlags, eventfd};
+
+use crate::sync::atomic::{AtomicBool, Ordering, fence};
+use crate::sync::{self, ArrayQueue};
 
 /// The answer to one request.
 #[derive(Debug)]
@@ -43,7 +44,9 @@ impl Mailbox {
     pub(super) fn put(&self, done: Done) {
         assert!(self.done.push(done).is_ok(), "a request is answered once");
         // Pairs with the fence in `may_sleep`: either the thread sees the answer there, or we see that it is armed.
-        fence(Ordering::SeqCst);
+        if !sync::weak("no fence after the put") {
+            fence(Ordering::SeqCst);
+        }
         if self.armed.swap(false, Ordering::AcqRel) {
             self.ring();
         }
@@ -64,9 +67,12 @@ impl Mailbox {
 
     /// Whether the thread may sleep: nothing has come, and whatever comes from now on rings.
     pub(super) fn may_sleep(&self) -> bool {
+        let early = sync::weak("a look before arming").then(|| self.done.is_empty());
         self.armed.store(true, Ordering::Release);
-        fence(Ordering::SeqCst);
-        if self.done.is_empty() {
+        if !sync::weak("no fence before the look") {
+            fence(Ordering::SeqCst);
+        }
+        if early.unwrap_or_else(|| self.done.is_empty()) {
             return true;
         }
         self.awake();

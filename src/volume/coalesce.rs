@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use super::index::{bits, for_extents};
 use super::ranges::OpRanges;
 use crate::journal::{Part, Record, RecordKind};
+use crate::probe::{Mutant, planted};
 use crate::segment::{BLOCK, EXTENT_BLOCKS};
 
 /// Ring position of each block of an extent that has data.
@@ -43,6 +44,9 @@ impl Coalesced {
             let sources = self.extents.entry(extent).or_default();
             for i in bits(mask) {
                 let block = extent * EXTENT_BLOCKS + u64::from(i);
+                if planted(Mutant::EarlierWriteWins) && sources[i as usize].is_some() {
+                    continue;
+                }
                 sources[i as usize] = Some(body_at + (block - lba) * BLOCK as u64);
             }
         });

@@ -10,10 +10,13 @@ use futures::FutureExt;
 use tracing::{error, warn};
 
 use super::coalesce::Coalesced;
+use super::deleting;
 use super::engine::Engine;
+use super::merge::Moves;
 use super::pipeline::{Landed, tell};
 use crate::cache::key_of;
 use crate::journal::{Part, Record, RecordKind, Stop};
+use crate::probe::{Branch, Mutant, planted, reached};
 use crate::segment::{BLOCK, BuiltSegment, CheckpointRef, OpRange, SegmentBuilder, SegmentId, SegmentTail};
 use crate::store::{Cause, Patience, Put};
 
@@ -26,6 +29,9 @@ pub(super) const MAX_UNDURABLE: u64 = 48;
 pub(super) const TRIM_BYTES: u64 = 64;
 /// A segment of at most this many bytes is built where it is cut: a hop to a worker costs more.
 const BUILD_INLINE: u64 = 128 << 10;
+/// Moves, and a checkpoint that is to be named, wait so long for a segment that is cut for other reasons: a merge ends, and
+/// deletions begin, although somebody writes now and then and never flushes.
+const RIDE_WAIT: Duration = Duration::from_millis(250);
 /// How often somebody who waits through an outage is looked after.
 const OUTAGE_TICK: Duration = Duration::from_millis(250);
 
@@ -39,6 +45,8 @@ struct Cut {
     records: Vec<Record>,
     bytes: u64,
     checkpoint: CheckpointRef,
+    deletable: Vec<SegmentId>,
+    moves: Option<Moves>,
     for_flush: bool,
 }
 
@@ -98,16 +106,36 @@ fn next(engine: &Engine) -> Next {
     let full = uncut && uncut_bytes >= engine.tuning.segment_bytes as u64 && room;
     let aged = uncut && age >= engine.tuning.max_unflushed_age && room;
     let squeezed = uncut && engine.space.contended() && log.in_flight == 0;
-    let naming = log.name_checkpoint && !uncut && !blocked;
-    if !(for_flush || full || aged || squeezed || naming) {
+    // It rides on a segment that is cut anyway, if there is one soon.
+    let idle = log.idle_wait(now, engine.closing.load(Ordering::Acquire)).filter(|_| !blocked);
+    let alone = idle.is_some_and(|waited| !uncut || (room && waited >= RIDE_WAIT));
+    let naming = log.name_checkpoint && alone;
+    if blocked {
+        reached(Branch::CutBlocked);
+    }
+    if !(for_flush || full || aged || squeezed || alone) {
         let waiting = log.has_waiters() || engine.space.contended();
         let tick = waiting.then_some(OUTAGE_TICK);
         let aged = (uncut && room).then(|| engine.tuning.max_unflushed_age.saturating_sub(age));
-        let nap = tick.into_iter().chain(aged).min();
+        let ride = idle.filter(|_| room).map(|waited| RIDE_WAIT.saturating_sub(waited));
+        let nap = tick.into_iter().chain(aged).chain(ride).min();
         return Next::Sleep(nap.map(|nap| nap.max(Duration::from_millis(1))));
     }
     let from = log.cut_op + 1;
     drop(log);
+    for (why, branch) in [
+        (for_flush, Branch::CutForFlush),
+        (full, Branch::CutFull),
+        (aged, Branch::CutAged),
+        (squeezed, Branch::CutSqueezed),
+        (naming, Branch::CutToNameCheckpoint),
+        (alone && !naming, Branch::CutToMove),
+        (alone && uncut, Branch::CutWhatWaits),
+    ] {
+        if why {
+            reached(branch);
+        }
+    }
 
     let mut records = Vec::new();
     let max = engine.tuning.segment_bytes;
@@ -115,6 +143,7 @@ fn next(engine: &Engine) -> Next {
         let collected = engine.ring.collect(from, last_op, max, &mut records);
         if records.is_empty() {
             debug_assert_eq!(collected.stop, Stop::Incomplete);
+            reached(Branch::CutWaitedForWriter);
             return Next::Incomplete;
         }
     }
@@ -123,7 +152,7 @@ fn next(engine: &Engine) -> Next {
 
 /// Takes `records` as the next segment of the log. `None`: the log was closed meanwhile.
 fn cut(engine: &Engine, records: Vec<Record>, for_flush: bool, now: Duration) -> Option<Cut> {
-    let salt = engine.env.random16();
+    let salt = if planted(Mutant::SaltUsedAgain) { engine.writer } else { engine.env.random16() };
     let bytes = records.iter().map(data_bytes).sum();
     let mut log = engine.log.lock();
     if log.closed {
@@ -144,9 +173,16 @@ fn cut(engine: &Engine, records: Vec<Record>, for_flush: bool, now: Duration) ->
     log.in_flight += 1;
     log.bytes_in_flight += bytes;
     log.flushes_in_flight += usize::from(for_flush);
+    let mut deletable = Vec::new();
+    // A volume that is given back moves nothing any more, and lists no more than one segment holds: its log is about to end.
+    let closing = engine.closing.load(Ordering::Acquire);
     if std::mem::take(&mut log.name_checkpoint) {
-        log.checkpoint_named_by = Some(seq);
+        log.checkpoint_named_by.get_or_insert(seq);
+        let listed = log.deletable.len().min(deleting::LISTED);
+        deletable = log.deletable.drain(..listed).collect();
+        log.name_checkpoint = !log.deletable.is_empty() && !closing;
     }
+    let moves = if closing { None } else { log.take_moves() };
     Some(Cut {
         id: SegmentId::log(engine.volume, engine.epoch, seq),
         salt,
@@ -156,6 +192,8 @@ fn cut(engine: &Engine, records: Vec<Record>, for_flush: bool, now: Duration) ->
         records,
         bytes,
         checkpoint: log.checkpoint,
+        deletable,
+        moves,
         for_flush,
     })
 }
@@ -191,11 +229,17 @@ async fn write_out(engine: Arc<Engine>, cut: Cut) {
         }
     };
     let key = id.key();
+    if planted(Mutant::FlushBeforePut) {
+        let waiters = engine.log.lock().take_waiters();
+        tell(waiters, &Ok(()));
+    }
     loop {
         // Frozen from here on: the same bytes, under this key only, until it is decided.
         match engine.store.put_new(&key, built.clone(), cause, Patience::Forever).await {
             Ok(Put::Created | Put::Ours) => return engine.segment_landed(landed),
+            Ok(Put::Taken(_)) if planted(Mutant::TakenIsOurs) => return engine.segment_landed(landed),
             Ok(Put::Taken(_)) => {
+                reached(Branch::Fenced);
                 error!(%key, volume = engine.info.name, "another writer owns the volume: its object stands here");
                 return engine.fail(BlockError::Fenced);
             }
@@ -214,6 +258,10 @@ async fn write_out(engine: Arc<Engine>, cut: Cut) {
 /// The body of a segment, and what is to be published once it is in the bucket.
 fn build(engine: &Engine, cut: Cut) -> (Bytes, Landed) {
     let mut builder = SegmentBuilder::new(engine.keys.clone(), cut.id, cut.salt, engine.compression);
+    if let Some(moves) = &cut.moves {
+        moves.introduced.iter().for_each(|i| builder.introduce(*i));
+        moves.relocations.iter().for_each(|r| builder.add_relocation(*r));
+    }
     let mut pieces = Vec::new();
     let copy = |at: u64, buf: &mut [u8]| engine.ring.read_at(at, buf);
     let trims = Coalesced::of(&cut.records).emit(copy, |extent, mask, plain| {
@@ -227,7 +275,7 @@ fn build(engine: &Engine, cut: Cut) -> (Bytes, Landed) {
         ops: OpRange { first: cut.first_op, last: cut.through_op },
         predecessor_salt: cut.predecessor_salt,
         checkpoint: Some(cut.checkpoint),
-        deletable: Vec::new(),
+        deletable: cut.deletable,
     };
     let BuiltSegment { bytes, index, .. } = builder.finish(tail);
     let landed = Landed {
@@ -236,6 +284,7 @@ fn build(engine: &Engine, cut: Cut) -> (Bytes, Landed) {
         records: cut.records,
         index,
         pieces,
+        moves: cut.moves,
         bytes: cut.bytes,
         for_flush: cut.for_flush,
     };
@@ -244,9 +293,16 @@ fn build(engine: &Engine, cut: Cut) -> (Bytes, Landed) {
 
 impl Engine {
     /// A segment is in the bucket: completes the flushes that its prefix covers, hands it to the publisher.
-    fn segment_landed(&self, landed: Landed) {
+    fn segment_landed(&self, mut landed: Landed) {
+        if planted(Mutant::FreedBeforePublished) {
+            self.ring.free_through(landed.through_op);
+        }
         let done = {
             let mut log = self.log.lock();
+            if self.failure().is_some() {
+                // Nobody publishes it any more, and the merge that waits for it must learn that.
+                landed.moves = None;
+            }
             let done = log.landed(landed);
             self.durable_op.store(log.durable_op, Ordering::Release);
             done
@@ -254,7 +310,9 @@ impl Engine {
         // A fenced writer stays fenced: nothing completes after the failure was seen.
         let outcome = self.failure().map_or(Ok(()), Err);
         tell(done, &outcome);
-        self.publisher_wake.notify_one();
+        if !planted(Mutant::PublisherNotWoken) {
+            self.publisher_wake.notify_one();
+        }
         self.cutter_wake.notify_one();
     }
 
@@ -262,6 +320,7 @@ impl Engine {
     /// sent.
     fn look_after_outage(&self) {
         if let Some(error) = self.outage_error() {
+            reached(Branch::OutageToldWaiters);
             let waiters = self.log.lock().take_waiters();
             tell(waiters, &Err(error));
             self.space.wake();

@@ -1,15 +1,16 @@
 //! The state of one attached volume, shared by its requests and its tasks.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use esker_block::{BlockError, BlockResult, DeviceInfo};
 use futures::channel::oneshot;
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tracing::{debug, error, warn};
 
+use super::accounts::Accounts;
+use super::compaction::Compaction;
+use super::deleting::Deletions;
 use super::fetch::Fetches;
 use super::gate::Gates;
 use super::highwater::{HighWater, Mark};
@@ -18,14 +19,18 @@ use super::options::{AttachOptions, OnOutage};
 use super::pipeline::{Pipeline, tell};
 use super::readahead::Readahead;
 use super::space::Space;
+use super::upkeep::Upkeep;
 use super::wakes::Wakes;
 use crate::cache::MemoryCache;
 use crate::env::Env;
 use crate::journal::Ring;
 use crate::map::Map;
 use crate::pool::keys::PoolKeys;
-use crate::segment::{Compression, log_prefix};
+use crate::probe::{Branch, Mutant, planted, reached};
+use crate::segment::{Compression, Introduced, log_prefix};
 use crate::store::{Cause, Patience, Store, StoreError};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The store has not answered for a while.
 pub(super) struct Outage {
@@ -60,6 +65,13 @@ pub(super) struct Engine {
     /// Notified after every publication and at every failure.
     pub published: Notify,
     pub checkpointing: AtomicBool,
+    /// After a failed checkpoint: none is begun unasked until then.
+    pub no_checkpoint_before: Mutex<Duration>,
+    /// What each segment holds.
+    pub accounts: Accounts,
+    pub compaction: Compaction,
+    pub deletions: Deletions,
+    pub upkeep: Upkeep,
     /// Held while a segment is shown in the map, and while a checkpoint begins.
     pub publishing: Mutex<()>,
     /// Log segments that attaching applied after the checkpoint.
@@ -91,6 +103,8 @@ pub(super) struct Parts {
     pub map: Map,
     pub log: Pipeline,
     pub replayed: u64,
+    /// The segments that came into use with the replayed log.
+    pub fresh: Vec<Introduced>,
     pub high: HighWater,
 }
 
@@ -98,8 +112,17 @@ impl Engine {
     pub(super) fn new(parts: Parts) -> Self {
         let space = Arc::new(Space::default());
         let waiting = space.clone();
-        parts.ring.on_space(move || waiting.wake());
+        parts.ring.on_space(move || {
+            if !planted(Mutant::SpaceWaiterForgotten) {
+                waiting.wake();
+            }
+        });
+        let start = parts.log.checkpoint;
         Self {
+            accounts: Accounts::new(start.usage, start.root.is_none(), parts.fresh),
+            compaction: Compaction::default(),
+            deletions: Deletions::default(),
+            upkeep: Upkeep::default(),
             cache: MemoryCache::new(parts.tuning.cache_bytes),
             durable_op: AtomicU64::new(parts.log.durable_op),
             writer: parts.log.last_salt,
@@ -126,6 +149,7 @@ impl Engine {
             publisher_wake: Notify::new(),
             published: Notify::new(),
             checkpointing: AtomicBool::new(false),
+            no_checkpoint_before: Mutex::new(Duration::ZERO),
             publishing: Mutex::new(()),
             next_data: AtomicU64::new(0),
             closing: AtomicBool::new(false),
@@ -158,11 +182,16 @@ impl Engine {
         drop(failed);
         self.has_failed.store(true, Ordering::Release);
         self.note_error(why.to_string());
-        let waiters = self.log.lock().take_waiters();
+        let waiters = {
+            let mut log = self.log.lock();
+            log.drop_moves();
+            log.take_waiters()
+        };
         tell(waiters, &Err(why));
         self.space.wake();
         self.cutter_wake.notify_one();
         self.publisher_wake.notify_one();
+        self.upkeep.wake();
         self.published.notify_waiters();
     }
 
@@ -253,9 +282,12 @@ impl Engine {
 
     /// A key that must exist does not: somebody newer may own the volume and have deleted it (section 5).
     pub(super) async fn explain_missing(&self, key: &str) -> BlockError {
-        let next = format!("{}{:016x}", log_prefix(self.volume, self.epoch + 1), 0);
+        // There is no epoch after the last one.
+        let Some(epoch) = self.epoch.checked_add(1) else { return self.corrupt(key, "it does not exist".into()) };
+        let next = format!("{}{:016x}", log_prefix(self.volume, epoch), 0);
         match self.store.get(&next, Cause::Read, self.patience()).await {
             Ok(_) => {
+                reached(Branch::MissingExplainedByOpening);
                 self.fail(BlockError::Fenced);
                 BlockError::Fenced
             }

@@ -118,6 +118,8 @@ pub enum AttachError {
         key: String,
         /// What is wrong.
         why: String,
+        /// A living owner may have caused it by going on, and deleting, while the log was read: then it reads well anew.
+        moved: bool,
     },
     /// An object does not open.
     #[error(transparent)]
@@ -153,6 +155,15 @@ impl AttachError {
     /// Whether an opening by this attempt's writer may be there, now or later. If not, its id is as good as new.
     pub fn may_have_opened(&self) -> bool {
         matches!(self, AttachError::Undecided(_))
+    }
+
+    /// Whether the log may have changed while it was read, so that it has to be listed anew before this counts.
+    pub(super) fn may_have_moved(&self) -> bool {
+        match self {
+            AttachError::Log { moved, .. } => *moved,
+            AttachError::Store(StoreError::NotFound { .. }) => true,
+            _ => false,
+        }
     }
 
     /// Whether the same attach may succeed later, by itself or once the store is mended: the store is out of reach or

@@ -5,8 +5,9 @@
 //! memory, at once) until the index shows the merged one. So no update between the two is lost. Nothing ever waits
 //! for the store, or for ring space, with a gate held.
 
-use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use smallvec::SmallVec;
+
+use crate::sync::{self, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 const GATES: usize = 64;
 /// Blocks that share a gate: 1 MiB.
@@ -51,7 +52,9 @@ fn stripes(lba: u64, blocks: u64) -> SmallVec<[usize; 2]> {
         return (0..GATES).collect();
     }
     let mut v: SmallVec<[usize; 2]> = (first..=last).map(|s| (s % GATES as u64) as usize).collect();
-    v.sort_unstable();
+    if !sync::weak("gates in any order") {
+        v.sort_unstable();
+    }
     v.dedup();
     v
 }

@@ -9,13 +9,14 @@
 //! the ring's space is freed: no reader is left in space that is reused.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use parking_lot::RwLock;
 use rustc_hash::FxBuildHasher;
 
 use super::ranges::OpRanges;
+use crate::probe::{Mutant, planted};
 use crate::segment::EXTENT_BLOCKS;
+use crate::sync::RwLock;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 const SHARDS: usize = 64;
 
@@ -68,7 +69,8 @@ impl WriteIndex {
             let slots = shard.entry(extent).or_default();
             for i in bits(mask) {
                 let slot = &mut slots[i as usize];
-                if op > slot.op {
+                let newer = if planted(Mutant::LowerNumberWins) { slot.op == 0 || op < slot.op } else { op > slot.op };
+                if newer {
                     let block = extent * EXTENT_BLOCKS + u64::from(i);
                     *slot = Slot { op, at: at + (block - lba) * crate::segment::BLOCK as u64 };
                 }

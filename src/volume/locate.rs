@@ -2,6 +2,7 @@
 
 use futures::future::try_join_all;
 
+use crate::probe::{Branch, reached};
 use crate::segment::log_prefix;
 use crate::store::{Cause, Listed, Patience, Store, StoreError};
 
@@ -23,6 +24,8 @@ pub(super) struct LogEntry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Found {
     pub epoch: u32,
+    /// `entries` are all that stand after this seq.
+    pub after: u64,
     pub entries: Vec<LogEntry>,
 }
 
@@ -31,15 +34,17 @@ pub(super) async fn newest(store: &Store, volume: u32, patience: Patience) -> Re
     let listed = store.list(&format!("log/{volume:08x}/"), None, PAGE, Cause::Recovery, patience).await?;
     let Some(epoch) = listed.iter().find_map(|l| Some(parse(&l.key)?.0)) else { return Ok(None) };
     let mut entries = of_epoch(&listed, epoch);
+    let mut after = 0;
     if listed.len() == PAGE && entries.len() == PAGE {
+        reached(Branch::LongLog);
         let last = entries[PAGE - 1].seq;
         if let Some(near_end) = find_end(store, volume, epoch, last, patience).await? {
-            let from = near_end.saturating_sub(PAGE as u64);
-            entries = range(store, volume, epoch, from, None, patience).await?;
+            after = near_end.saturating_sub(PAGE as u64);
+            entries = range(store, volume, epoch, after, None, patience).await?;
         }
     }
     entries.retain(|e| e.seq > 0);
-    Ok(Some(Found { epoch, entries }))
+    Ok(Some(Found { epoch, after, entries }))
 }
 
 /// A seq less than a page before the end of a log that goes beyond `after`; `None` if it ends there.
@@ -56,7 +61,7 @@ async fn find_end(
         Ok::<_, StoreError>(!got.is_empty())
     };
     // `low` has something after it, `high` has nothing.
-    let steps = (0..PROBES).map(|i| after + ((PAGE as u64) << i) - PAGE as u64);
+    let steps = (0..PROBES).map(|i| after.saturating_add(((PAGE as u64) << i) - PAGE as u64));
     let hits = try_join_all(steps.clone().map(exists_after)).await?;
     let Some(mut low) = steps.clone().zip(&hits).filter(|(_, hit)| **hit).map(|(s, _)| s).last() else {
         return Ok(None);
@@ -122,10 +127,11 @@ fn number(digits: &str) -> Option<u64> {
     (format!("{n:016x}") == digits).then_some(n)
 }
 
-/// How many objects stand at consecutive seqs from `entries[0]` on.
-pub(super) fn contiguous(entries: &[LogEntry]) -> usize {
-    let first = entries.first().map_or(0, |e| e.seq);
-    entries.iter().enumerate().take_while(|(i, e)| e.seq == first + *i as u64).count()
+/// The maximal runs of segments at consecutive seqs, ascending. A seal is part of none, and parts what stands before it
+/// from what stands behind it.
+pub(super) fn runs(entries: &[LogEntry], is_seal: impl Fn(u64) -> bool) -> Vec<&[LogEntry]> {
+    let follows = |a: &LogEntry, b: &LogEntry| a.seq + 1 == b.seq && !is_seal(a.seq) && !is_seal(b.seq);
+    entries.chunk_by(follows).filter(|run| run.first().is_some_and(|e| !is_seal(e.seq))).collect()
 }
 
 #[cfg(test)]
@@ -163,15 +169,45 @@ mod tests {
             let found = found.expect("memory").expect("epoch 4");
             assert_eq!(found.epoch, 4);
             assert_eq!(found.entries.last().map(|e| e.seq), Some(count - 1), "{count}");
-            assert_eq!(contiguous(&found.entries), found.entries.len());
+            assert_eq!(runs(&found.entries, |_| false).len(), 1);
+            assert_eq!(found.entries[0].seq, found.after + 1);
             assert!(found.entries.len() as u64 >= (count - 1).min(1000));
         }
     }
 
     #[test]
-    fn a_gap_ends_the_run() {
-        let e = |seq| LogEntry { seq, size: 1 };
-        assert_eq!(contiguous(&[e(0), e(1), e(3)]), 2);
-        assert_eq!(contiguous(&[]), 0);
+    fn the_end_of_a_long_log_with_holes_is_found() {
+        use object_store::ObjectStoreExt;
+        let time = crate::store::timeline::Timeline::default();
+        // Every `step`-th is left of what is before the dense end.
+        for (count, step, dense) in [(5000u64, 3u64, 100u64), (9000, 2, 900), (20_000, 7, 1), (1200, 50, 1100)] {
+            let objects = std::sync::Arc::new(object_store::memory::InMemory::new());
+            let store = Store::over(objects.clone(), "p", "test", time.env());
+            let seqs: Vec<u64> = (0..count).filter(|s| s % step == 0 || *s >= count - dense).collect();
+            let found = time.run(async {
+                for seq in &seqs {
+                    let path = format!("p/{}", SegmentId::log(1, 4, *seq).key());
+                    objects.put(&path.into(), "x".into()).await.expect("memory");
+                }
+                newest(&store, 1, Patience::Forever).await
+            });
+            let found = found.expect("memory").expect("epoch 4");
+            let expected: Vec<u64> = seqs.iter().copied().filter(|s| *s > found.after).collect();
+            assert_eq!(found.entries.iter().map(|e| e.seq).collect::<Vec<_>>(), expected, "{count}");
+            assert!(found.after < count - dense || found.entries.len() >= 900, "{count}: after {}", found.after);
+        }
+    }
+
+    #[test]
+    fn gaps_and_seals_end_runs() {
+        let entries: Vec<_> = [1, 2, 4, 5, 6, 7, 9].map(|seq| LogEntry { seq, size: 1 }).into();
+        let got = |seals: &[u64]| -> Vec<(u64, u64)> {
+            let all = runs(&entries, |s| seals.contains(&s));
+            all.iter().map(|r| (r[0].seq, r[r.len() - 1].seq)).collect()
+        };
+        assert_eq!(got(&[]), [(1, 2), (4, 7), (9, 9)]);
+        assert_eq!(got(&[5, 9]), [(1, 2), (4, 4), (6, 7)]);
+        assert_eq!(got(&[1, 4, 7]), [(2, 2), (5, 6), (9, 9)]);
+        assert!(runs(&[], |_| false).is_empty());
     }
 }

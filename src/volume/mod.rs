@@ -6,13 +6,20 @@
 //! | `write`, `gate`, `index`, `ranges`, `space`, `wakes` | a write: ring, index, waiting for room |
 //! | `cutter`, `coalesce`, `pipeline`, `publish` | on the way to the bucket: cut, build, PUT, in order, into the map |
 //! | `read`, `fetch`, `single_flight`, `readahead`, `extents` | a read: index, cache, map, store |
+//! | `accounts`, `census` | what each segment holds |
+//! | `upkeep`, `merge`, `data_writer`, `compaction`, `deleting`, `orphans` | giving space back |
 //! | `checkpoint`, `detach`, `delete`, `status` | saving the map, giving the volume back, ending it, telling of it |
 
+mod accounts;
 mod attach;
+mod census;
 mod checkpoint;
 mod coalesce;
+mod compaction;
 mod cutter;
+mod data_writer;
 mod delete;
+mod deleting;
 mod detach;
 mod device;
 mod engine;
@@ -23,7 +30,11 @@ mod gate;
 mod highwater;
 mod index;
 mod locate;
+mod log_end;
+mod merge;
+mod on_demand;
 mod options;
+mod orphans;
 mod pipeline;
 mod publish;
 mod ranges;
@@ -35,6 +46,7 @@ mod rings;
 mod single_flight;
 mod space;
 mod status;
+mod upkeep;
 mod wakes;
 mod write;
 
@@ -47,8 +59,10 @@ use esker_block::{BlockError, BlockResult};
 
 pub use delete::{Deleted, delete};
 pub use error::AttachError;
-pub use options::{AttachOptions, Host, OnOutage};
-pub use status::VolumeStatus;
+pub use on_demand::Compacted;
+pub use options::{AttachOptions, CompactOptions, Host, OnOutage};
+pub(crate) use publish::apply;
+pub use status::{SpaceStatus, VolumeStatus};
 
 use crate::env::Env;
 use crate::pool::{Pool, VolumeRecord};
@@ -83,9 +97,24 @@ impl Volume {
         detach::detach(&self.engine).await
     }
 
+    /// Compacts now, as far as it goes: merges what is scattered, empties segments that hold garbage, has the dead ones
+    /// deleted. Requests go on meanwhile. `say` is told how far it is.
+    ///
+    /// # Errors
+    /// When the volume fails or is given back meanwhile, or the store refuses. Nothing is lost by an error.
+    pub async fn compact(&self, say: &(dyn Fn(String) + Send + Sync)) -> BlockResult<Compacted> {
+        on_demand::compact(&self.engine, say).await
+    }
+
     /// What `esker status` shows.
     pub fn status(&self) -> VolumeStatus {
         status::of(&self.engine)
+    }
+
+    /// The number of the last operation, 0 before the first: each write, trim and batch takes the next one when it enters
+    /// the journal, and a crash leaves a prefix of them.
+    pub fn last_operation(&self) -> u64 {
+        self.engine.ring.next_op() - 1
     }
 
     /// The epoch that this attach holds.

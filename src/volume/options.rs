@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::pool::Compression;
+
 /// What happens to requests while the store does not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnOutage {
@@ -21,6 +23,30 @@ pub struct Host {
     pub boot: [u8; 16],
     /// For messages to people.
     pub name: String,
+}
+
+/// How space is given back.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CompactOptions {
+    /// Off: nothing is deleted or rewritten but with the volume.
+    pub enabled: bool,
+    /// Stored bytes by visible stored bytes, above which segments are rewritten.
+    pub target: f64,
+    /// Garbage of fewer bytes than this is left alone.
+    pub slack: u64,
+    /// So many segments under an eighth of the usual size may stay.
+    pub tiny_segments: usize,
+    /// How copies are compressed; `None`: as the volume.
+    pub compression: Option<Compression>,
+    /// What rewriting in the background may read and write together, in bytes per second; `None`: as much as it finds
+    /// right.
+    pub max_bandwidth: Option<u64>,
+}
+
+impl Default for CompactOptions {
+    fn default() -> Self {
+        Self { enabled: true, target: 1.2, slack: 32 << 20, tiny_segments: 256, compression: None, max_bandwidth: None }
+    }
 }
 
 /// Everything [`super::Volume::attach`] needs besides pool and volume.
@@ -50,6 +76,8 @@ pub struct AttachOptions {
     pub max_unflushed_age: Duration,
     /// Log segments since the last checkpoint at which the next one starts.
     pub checkpoint_segments: u64,
+    /// How space is given back.
+    pub compact: CompactOptions,
     /// Policy for store trouble.
     pub on_outage: OnOutage,
     /// Writes are refused.
@@ -84,6 +112,7 @@ impl AttachOptions {
             max_in_flight: 16,
             max_unflushed_age: Duration::from_secs(1),
             checkpoint_segments: 400,
+            compact: CompactOptions::default(),
             on_outage: OnOutage::Wait,
             read_only: false,
             takeover: false,

@@ -11,9 +11,11 @@ use bytes::Bytes;
 use esker_block::{BlockError, BlockResult};
 use futures::channel::oneshot;
 
+use super::merge::Moves;
 use crate::cache::RecordKey;
 use crate::journal::Record;
-use crate::segment::{CheckpointRef, SegmentIndex};
+use crate::probe::{Branch, Mutant, planted, reached};
+use crate::segment::{CheckpointRef, SegmentId, SegmentIndex};
 
 /// A segment whose object is in the bucket.
 pub(super) struct Landed {
@@ -27,6 +29,8 @@ pub(super) struct Landed {
     pub index: SegmentIndex,
     /// Its plaintext, for the cache.
     pub pieces: Vec<(RecordKey, Bytes)>,
+    /// What it moves: see [`super::merge`].
+    pub moves: Option<Moves>,
     /// Bytes of data in the operations.
     pub bytes: u64,
     /// Whether a flush asked for it.
@@ -60,6 +64,13 @@ pub(super) struct Pipeline {
     pub name_checkpoint: bool,
     /// The last seq that names [`Self::checkpoint`] or a later one, once cut.
     pub checkpoint_named_by: Option<u64>,
+    /// What [`Self::checkpoint`] leaves to be deleted: the segment that names it first lists it, as far as it has room, and
+    /// those after it the rest.
+    pub deletable: VecDeque<SegmentId>,
+    /// Blocks that moved, in this order.
+    moves: VecDeque<Moves>,
+    /// Since when something waits for a segment although nobody else needs one: moves, or a checkpoint that is to be named.
+    idle_since: Option<Duration>,
     /// Durable as a contiguous prefix: the next seq that is not.
     pub durable_seq: u64,
     /// Durable as a contiguous prefix: the highest operation number.
@@ -74,6 +85,8 @@ pub(super) struct Pipeline {
     pub published_seq: u64,
     /// The highest operation number that the map shows.
     pub published_op: u64,
+    /// When an operation was published last.
+    pub published_at: Duration,
     waiters: BTreeMap<u64, Vec<Waiter>>,
     /// Nothing more is cut: the log is about to be sealed.
     pub closed: bool,
@@ -94,6 +107,9 @@ impl Pipeline {
             checkpoint,
             name_checkpoint: false,
             checkpoint_named_by: None,
+            deletable: VecDeque::new(),
+            moves: VecDeque::new(),
+            idle_since: None,
             durable_seq: 1,
             durable_op: last_op,
             cut_times: VecDeque::new(),
@@ -101,6 +117,7 @@ impl Pipeline {
             to_publish: VecDeque::new(),
             published_seq: 0,
             published_op: last_op,
+            published_at: Duration::ZERO,
             waiters: BTreeMap::new(),
             closed: false,
         }
@@ -112,14 +129,24 @@ impl Pipeline {
         self.waiters.entry(op).or_default().push(waiter);
     }
 
-    /// Segment `seq` was cut.
+    /// Segment `seq` was cut. What waited to ride on one rides on it, or waits anew.
     pub(super) fn was_cut(&mut self, seq: u64, now: Duration) {
         self.cut_times.push_back((seq, now));
+        self.idle_since = None;
     }
 
     /// When the oldest segment that is not durable yet was cut.
     pub(super) fn oldest_cut(&self) -> Option<Duration> {
         self.cut_times.front().map(|(_, at)| *at)
+    }
+
+    /// Log segments that the map shows and no durable checkpoint contains; `replayed` of them before this epoch if none of
+    /// its checkpoints is durable yet.
+    pub(super) fn since_checkpoint(&self, epoch: u32, replayed: u64) -> u64 {
+        match self.checkpoint.covers_epoch == epoch {
+            true => self.published_seq - self.checkpoint.covers_seq,
+            false => self.published_seq + replayed,
+        }
     }
 
     /// Segments cut and not durable in order.
@@ -132,6 +159,15 @@ impl Pipeline {
         assert!(segment.seq >= self.durable_seq, "segment {} landed twice", segment.seq);
         self.in_flight -= 1;
         self.flushes_in_flight -= usize::from(segment.for_flush);
+        if segment.seq > self.durable_seq {
+            reached(Branch::LandedAhead);
+            if planted(Mutant::FlushesOutOfOrder) {
+                let through_op = segment.through_op;
+                self.ahead.insert(segment.seq, segment);
+                let later = self.waiters.split_off(&(through_op + 1));
+                return std::mem::replace(&mut self.waiters, later).into_values().flatten().collect();
+            }
+        }
         self.ahead.insert(segment.seq, segment);
         while let Some(next) = self.ahead.remove(&self.durable_seq) {
             assert!(next.through_op >= self.durable_op, "operation numbers only grow along the log");
@@ -143,6 +179,40 @@ impl Pipeline {
         while self.cut_times.pop_front_if(|(seq, _)| *seq < self.durable_seq).is_some() {}
         let later = self.waiters.split_off(&(self.durable_op + 1));
         std::mem::replace(&mut self.waiters, later).into_values().flatten().collect()
+    }
+
+    /// Blocks have moved: a segment is to say so.
+    pub(super) fn push_moves(&mut self, moves: Moves) {
+        self.moves.push_back(moves);
+    }
+
+    /// What the next segment says has moved: one part, and more where they are small.
+    pub(super) fn take_moves(&mut self) -> Option<Moves> {
+        let mut taken = self.moves.pop_front()?;
+        while self.moves.front().is_some_and(|next| taken.has_room_for(next)) {
+            self.moves.pop_front().into_iter().for_each(|next| taken.append(next));
+        }
+        Some(taken)
+    }
+
+    /// Whether something waits for a segment that nobody else needs: how long it has, as of `now`.
+    pub(super) fn idle_wait(&mut self, now: Duration, closing: bool) -> Option<Duration> {
+        if !self.name_checkpoint && (self.moves.is_empty() || closing) {
+            self.idle_since = None;
+            return None;
+        }
+        Some(now.saturating_sub(*self.idle_since.get_or_insert(now)))
+    }
+
+    /// Nothing moves any more.
+    pub(super) fn forget_moves(&mut self) {
+        self.moves.clear();
+    }
+
+    /// Nobody shows what was moved any more: whoever waits for that learns it.
+    pub(super) fn drop_moves(&mut self) {
+        self.moves.clear();
+        self.ahead.values_mut().chain(&mut self.to_publish).for_each(|landed| landed.moves = None);
     }
 
     /// Everybody who waits, to be told of a failure.
@@ -169,16 +239,18 @@ mod tests {
     use super::*;
 
     fn no_checkpoint() -> CheckpointRef {
-        CheckpointRef { root: None, covers_epoch: 1, covers_seq: 0, last_op: 0 }
+        CheckpointRef { root: None, covers_epoch: 1, covers_seq: 0, last_op: 0, usage: None }
     }
 
     fn empty_index() -> SegmentIndex {
         SegmentIndex {
+            bytes: 0,
             salt: [0; 16],
             ops: crate::segment::OpRange::NONE,
             predecessor_salt: [0; 16],
             checkpoint: None,
             deletable: Vec::new(),
+            introduced: Vec::new(),
             relocations: Vec::new(),
             trims: Vec::new(),
             records: Vec::new(),
@@ -193,6 +265,7 @@ mod tests {
             records: Vec::new(),
             index: empty_index(),
             pieces: Vec::new(),
+            moves: None,
             bytes: 0,
             for_flush: true,
         }

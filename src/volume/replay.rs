@@ -1,4 +1,4 @@
-//! What a log says: its end, its newest checkpoint, and the map after it.
+//! What a log says: its newest checkpoint, and the map after it. Where it ends is found in `log_end`.
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -7,23 +7,18 @@ use futures::future::try_join_all;
 use futures::stream;
 
 use super::error::AttachError;
-use super::locate::{self, Found, LogEntry};
+use super::locate::{self, LogEntry};
 use super::publish::apply;
 use crate::map::Map;
 use crate::pool::{Pool, VolumeRecord};
+use crate::probe::{Branch, reached};
 use crate::segment::{
-    CheckpointRef, IndexRead, LogObject, Opening, ReplayRange, Seal, SegmentId, SegmentIndex, log_object_kind,
-    read_index, tail_range,
+    CheckpointRef, IndexRead, Introduced, Opening, ReplayRange, Seal, SegmentId, SegmentIndex, read_index, tail_range,
 };
 use crate::store::{Cause, Patience};
 
 /// GETs of indexes side by side.
 const PARALLEL: usize = 256;
-/// Objects near the end that may be the seal although others stand behind it: at most what one writer had in flight.
-const NEAR_END: usize = 64;
-const _: () = assert!(NEAR_END as u64 > super::cutter::MAX_UNDURABLE);
-/// A seal is smaller than this (bytes).
-const SEAL_MAX: u64 = 1024;
 
 /// Reads logs of one volume.
 pub(super) struct LogReader<'a> {
@@ -35,7 +30,8 @@ pub(super) struct LogReader<'a> {
 /// The newest epoch's log as far as LIST and a few GETs tell.
 pub(super) struct Log {
     pub opening: Opening,
-    /// Its segments, at consecutive seqs, from the last LISTed page or the beginning.
+    /// Its segments, at consecutive seqs: from the last hole that deletion left, or from the beginning of what LIST has
+    /// shown.
     pub segments: Vec<LogEntry>,
     /// The seal that ends it, if there is one.
     pub seal: Option<Seal>,
@@ -54,9 +50,15 @@ impl Log {
         let epoch = self.opening.epoch;
         let newest = self.last.as_ref().and_then(|i| i.checkpoint).unwrap_or(self.opening.start);
         let (mut ranges, first_seq) = match newest.covers_epoch == epoch {
-            true => (Vec::new(), newest.covers_seq + 1),
+            true => {
+                reached(Branch::ReplayFromCheckpoint);
+                (Vec::new(), newest.covers_seq + 1)
+            }
             false => (self.opening.replay.clone(), 1),
         };
+        if !ranges.is_empty() {
+            reached(Branch::ReplayOldEpochs);
+        }
         if first_seq < self.end() {
             ranges.push(ReplayRange { epoch, first_seq, end_seq: self.end() });
         }
@@ -65,8 +67,13 @@ impl Log {
 }
 
 impl LogReader<'_> {
-    fn err(&self, key: String, why: impl Into<String>) -> AttachError {
-        AttachError::Log { volume: self.volume.name.clone(), key, why: why.into() }
+    pub(super) fn err(&self, key: String, why: impl Into<String>) -> AttachError {
+        AttachError::Log { volume: self.volume.name.clone(), key, why: why.into(), moved: false }
+    }
+
+    /// The error for a segment that must be there, unless the log has gone on meanwhile.
+    pub(super) fn missing(&self, key: String, why: impl Into<String>) -> AttachError {
+        AttachError::Log { volume: self.volume.name.clone(), key, why: why.into(), moved: true }
     }
 
     /// The opening of an epoch.
@@ -77,50 +84,27 @@ impl LogReader<'_> {
         Ok(Opening::open(self.pool.keys(), number, epoch, &bytes)?)
     }
 
-    /// Opening, last segment and seal of the newest epoch, in one round trip.
-    pub(super) async fn read(&self, found: &Found) -> Result<Log, AttachError> {
-        let run = &found.entries[..locate::contiguous(&found.entries)];
-        let run = if found.entries.first().is_some_and(|e| e.seq == 1 || run.len() > NEAR_END) { run } else { &[] };
-        let near_end = run.len().saturating_sub(NEAR_END);
-        let candidates = run[near_end..].iter().filter(|e| e.size <= SEAL_MAX || Some(*e) == run.last());
-        let fetched = try_join_all(candidates.map(|e| async { Ok((*e, self.tail(found.epoch, *e).await?)) }));
-        let (opening, fetched) = futures::try_join!(self.opening(found.epoch), fetched)?;
-
-        let mut segments = run.to_vec();
-        let mut seal = None;
-        for (entry, bytes) in &fetched {
-            if entry.size <= SEAL_MAX && log_object_kind(bytes) == LogObject::Seal {
-                let keys = self.pool.keys();
-                seal = Some(Seal::open(keys, self.volume.number, found.epoch, entry.seq, bytes)?);
-                segments.retain(|e| e.seq < entry.seq);
-                break;
-            }
-        }
-        let last = match segments.last() {
-            Some(entry) => match fetched.iter().find(|(e, _)| e == entry) {
-                Some((e, bytes)) => Some(self.index_from(found.epoch, *e, bytes.clone()).await?),
-                None => Some(self.index(found.epoch, *entry).await?),
-            },
-            None => None,
-        };
-        Ok(Log { opening, segments, seal, last })
-    }
-
-    async fn tail(&self, epoch: u32, entry: LogEntry) -> Result<Bytes, AttachError> {
+    pub(super) async fn tail(&self, epoch: u32, entry: LogEntry) -> Result<Bytes, AttachError> {
         let key = SegmentId::log(self.volume.number, epoch, entry.seq).key();
         Ok(self.pool.store().get_range(&key, tail_range(entry.size), Cause::Recovery, self.patience).await?)
     }
 
-    async fn index(&self, epoch: u32, entry: LogEntry) -> Result<SegmentIndex, AttachError> {
+    pub(super) async fn index(&self, epoch: u32, entry: LogEntry) -> Result<SegmentIndex, AttachError> {
         let tail = self.tail(epoch, entry).await?;
         self.index_from(epoch, entry, tail).await
     }
 
-    async fn index_from(&self, epoch: u32, entry: LogEntry, tail: Bytes) -> Result<SegmentIndex, AttachError> {
+    pub(super) async fn index_from(
+        &self,
+        epoch: u32,
+        entry: LogEntry,
+        tail: Bytes,
+    ) -> Result<SegmentIndex, AttachError> {
         let id = SegmentId::log(self.volume.number, epoch, entry.seq);
         match read_index(self.pool.keys(), id, entry.size, &tail)? {
             IndexRead::Index(index) => Ok(index),
             IndexRead::NeedTail(bytes) => {
+                reached(Branch::IndexLongerThanTail);
                 let range = entry.size.saturating_sub(bytes)..entry.size;
                 let key = id.key();
                 let tail = self.pool.store().get_range(&key, range, Cause::Recovery, self.patience).await?;
@@ -158,7 +142,7 @@ impl LogReader<'_> {
                 let seqs = entries.iter().map(|e| e.seq).collect::<std::collections::BTreeSet<_>>();
                 let gap = (r.first_seq..r.end_seq).find(|s| !seqs.contains(s)).unwrap_or(r.first_seq);
                 let key = SegmentId::log(self.volume.number, r.epoch, gap).key();
-                return Err(self.err(key, "a segment of the log is missing from the bucket"));
+                return Err(self.missing(key, "a segment of the log is missing from the bucket"));
             }
             Ok(entries.into_iter().map(|e| (r.epoch, e)).collect::<Vec<_>>())
         }))
@@ -197,4 +181,24 @@ impl LogReader<'_> {
         }
         Ok(last_op)
     }
+}
+
+/// The segments in `ranges` with `indexes`, and those that they are the first to refer to: what the accounts of the
+/// checkpoint before them cannot know. A segment without operations is as old as the operation before it.
+pub(super) fn segments(
+    volume: u32,
+    ranges: &[ReplayRange],
+    indexes: &[SegmentIndex],
+    start_op: u64,
+) -> Vec<Introduced> {
+    let names = ranges.iter().flat_map(|r| (r.first_seq..r.end_seq).map(|s| SegmentId::log(volume, r.epoch, s)));
+    let (mut all, mut born) = (Vec::with_capacity(indexes.len()), start_op);
+    for (segment, index) in names.zip(indexes) {
+        if !index.ops.is_empty() {
+            born = index.ops.last;
+        }
+        all.extend(index.introduced.iter().copied());
+        all.push(Introduced { segment, bytes: index.bytes, born });
+    }
+    all
 }

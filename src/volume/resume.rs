@@ -8,6 +8,7 @@ use super::error::AttachError;
 use super::replay::Log;
 use super::rings::{Named, unusable};
 use crate::journal::{Ring, RingError};
+use crate::probe::{Branch, Mutant, planted, reached};
 use crate::segment::{Opening, SegmentIndex};
 
 impl Attach<'_> {
@@ -24,15 +25,24 @@ impl Attach<'_> {
         let owner = &log.opening;
         if !writers.contains(&owner.writer) {
             let why = format!("{} since, so its content may no longer be what the device has shown", opened(owner));
+            reached(Branch::ResumeRefusedOther);
             return Err(self.not_resumable(why));
         }
         let clean = log.seal.is_some_and(|s| s.clean && s.writer == owner.writer);
         match self.rings().named(&owner.ring) {
-            Ok(Named::Held(ring)) => Ok(Some(*ring)),
-            Ok(Named::Missing(_) | Named::Busy) if clean => Ok(None),
+            Ok(Named::Held(ring)) => {
+                reached(Branch::ResumedWithRing);
+                Ok(Some(*ring))
+            }
+            Ok(Named::Missing(_) | Named::Busy) if clean => {
+                reached(Branch::ResumedClean);
+                Ok(None)
+            }
+            Ok(Named::Missing(_)) if planted(Mutant::ResumeWithoutRing) => Ok(None),
             // Its holder may be on its way out: that is for who tries again, not a verdict.
             Ok(Named::Busy) => Err(RingError::Busy { path: self.rings().path(&owner.ring) }.into()),
             Ok(Named::Missing(path)) => {
+                reached(Branch::ResumeRefusedRing);
                 let path = path.display();
                 Err(self.not_resumable(format!("its journal {path} is missing, and with it acknowledged writes")))
             }

@@ -10,6 +10,7 @@ use super::error::AttachError;
 use super::options::AttachOptions;
 use crate::journal::{MlockPolicy, Ring, RingError, RingOptions, RingSpec};
 use crate::pool::{Pool, VolumeRecord};
+use crate::probe::{Branch, reached};
 
 /// Lowercase hex digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
@@ -125,6 +126,7 @@ impl Rings<'_> {
             } else if self.options.lose_journal {
                 put_aside(&path)?;
             } else {
+                reached(Branch::StrayRefused);
                 let volume = self.volume.name.clone();
                 return Err(AttachError::StrayJournal { volume, path, writes: summary.records });
             }
@@ -149,6 +151,7 @@ impl Rings<'_> {
                 files.push(entry.path());
             }
         }
+        files.sort();
         Ok(files)
     }
 }
@@ -160,6 +163,7 @@ pub(super) fn unusable(e: &RingError) -> bool {
 
 /// Keeps a journal that was given up, under another name.
 pub(super) fn put_aside(path: &Path) -> Result<(), AttachError> {
+    reached(Branch::StrayPutAside);
     let aside = path.with_extension("lost");
     fs::rename(path, &aside).map_err(|source| AttachError::Local { path: path.into(), source })?;
     warn!(path = %aside.display(), "a journal with acknowledged writes was given up and kept aside");
@@ -172,7 +176,10 @@ pub(super) fn remove_empty(path: &Path) {
         return;
     }
     match fs::remove_file(path) {
-        Ok(()) => info!(path = %path.display(), "removed an empty journal"),
+        Ok(()) => {
+            reached(Branch::StrayEmptyRemoved);
+            info!(path = %path.display(), "removed an empty journal");
+        }
         Err(e) => warn!(path = %path.display(), error = %e, "cannot remove an empty journal"),
     }
 }

@@ -6,7 +6,8 @@ use std::hash::Hash;
 use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::future::Shared;
-use parking_lot::Mutex;
+
+use crate::sync::{self, Mutex};
 
 /// Waits for a result that somebody is fetching; `Canceled` where the fetcher is gone.
 pub(super) type Waiting<V> = Shared<oneshot::Receiver<V>>;
@@ -32,6 +33,10 @@ impl<K: Eq + Hash + Clone, V: Clone> SingleFlight<K, V> {
         let mut table = self.under_way.lock();
         if let Some(waiting) = table.get(&key) {
             return (waiting.clone(), None);
+        }
+        if sync::weak("a join in two steps") {
+            drop(table);
+            table = self.under_way.lock();
         }
         let (sender, receiver) = oneshot::channel();
         let waiting = receiver.shared();

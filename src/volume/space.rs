@@ -1,8 +1,9 @@
 //! Writers that wait for ring space, first come first served.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use tokio::sync::{Mutex, Notify};
+
+use crate::sync;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// See the module.
 #[derive(Default)]
@@ -38,10 +39,12 @@ impl Space {
         let _counted = Counted(self);
         let _turn = self.turn.lock().await;
         loop {
+            let early = sync::weak("an attempt before the registration").then(&mut attempt);
+            sync::step();
             let mut freed = std::pin::pin!(self.freed.notified());
             // Registered before the attempt: a wake in between is not lost.
             freed.as_mut().enable();
-            if let Some(answer) = attempt() {
+            if let Some(answer) = early.unwrap_or_else(&mut attempt) {
                 return answer;
             }
             freed.await;

@@ -1,10 +1,10 @@
 //! When a write wakes the cutter: the first one after idleness, and the one that fills a segment. No others.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
 use tokio::sync::Notify;
 
 use super::engine::Engine;
+use crate::sync;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// See the module.
 #[derive(Default)]
@@ -48,8 +48,9 @@ impl Wakes {
         self.full_armed.store(true, Ordering::SeqCst);
         let mut last_op = engine.ring.next_op() - 1;
         let idle = last_op == engine.log.lock().cut_op;
+        sync::step();
         self.idle_armed.store(idle, Ordering::SeqCst);
-        if idle {
+        if idle && !sync::weak("no look after arming") {
             last_op = engine.ring.next_op() - 1;
         }
         let uncut = self.uncut();

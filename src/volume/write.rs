@@ -13,6 +13,7 @@ use super::engine::Engine;
 use super::fetch::Pins;
 use super::read::Window;
 use crate::journal::{OpHeader, PartHeader};
+use crate::probe::{Branch, Mutant, planted, reached};
 use crate::segment::BLOCK;
 
 const B: u64 = BLOCK as u64;
@@ -118,7 +119,9 @@ impl Engine {
         }
         let slot = self.ring.reserve(&OpHeader::trim(lba, blocks)).ok()?;
         let op = slot.op();
-        self.index.insert_trim(op, lba, blocks);
+        if !planted(Mutant::TrimForgottenInIndex) {
+            self.index.insert_trim(op, lba, blocks);
+        }
         self.wakes.appending(TRIM_BYTES);
         slot.complete();
         self.wakes.appended(self.tuning.segment_bytes as u64, &self.cutter_wake);
@@ -289,6 +292,7 @@ impl Engine {
         let mut block = [0u8; BLOCK];
         for at in [offset, end] {
             if !at.is_multiple_of(B) {
+                reached(Branch::EdgeFetched);
                 self.fill(&mut Window { offset: at / B * B, buf: &mut block }, pins).await?;
             }
         }
@@ -302,6 +306,7 @@ impl Engine {
         {
             return Ok(done);
         }
+        reached(Branch::WaitedForRoom);
         let wait = self.space.wait(|| {
             if let Err(why) = self.check_open() {
                 return Some(Err(why));
@@ -323,7 +328,7 @@ impl Engine {
         for piece in split(offset, data.len()) {
             last = self.put(offset + piece.start as u64, Content::Data(&data[piece])).await?;
         }
-        if fua { self.durable(last).await } else { Ok(()) }
+        if fua && !planted(Mutant::FuaIgnored) { self.durable(last).await } else { Ok(()) }
     }
 
     /// See [`esker_block::BlockDevice::write_zeroes`].
@@ -392,7 +397,8 @@ impl Engine {
         if let Some(why) = self.failure() {
             return Err(why);
         }
-        self.durable(self.ring.next_op() - 1).await
+        let forgotten = u64::from(planted(Mutant::FlushForgetsTheLast));
+        self.durable((self.ring.next_op() - 1).saturating_sub(forgotten)).await
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, IF_MATCH, IF_NONE_MATCH, RANGE};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, IF_MATCH, IF_NONE_MATCH, RANGE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, StreamBody};
@@ -96,6 +96,7 @@ impl Front {
         match &plan.action {
             Some(Action::Reply { status, code }) => return Ok(error(*status, code, is_head)),
             Some(Action::Drop) => return Err(Dropped),
+            Some(Action::Pretend) => return Ok(lie()),
             Some(Action::Stall) => wait(plan.gate.clone()).await,
             Some(Action::IgnoreIfNoneMatch) => {
                 req.extensions_mut().insert(IgnoreIfNoneMatch);
@@ -186,6 +187,13 @@ fn flip(body: Bytes, at: Option<u64>) -> (Body, u64) {
     }
     let length = body.len() as u64;
     (Body::from(body), length)
+}
+
+/// What a PUT is answered with. Of the objects that are there none has this entity tag.
+fn lie() -> Response<Body> {
+    let mut reply = Response::new(Body::empty());
+    reply.headers_mut().insert(ETAG, HeaderValue::from_static("\"there-is-nothing\""));
+    reply
 }
 
 /// An error as S3 sends it. The code is escaped, for a rule may hold anything.

@@ -16,6 +16,8 @@
 //! | [`Faults`], [`Rule`], [`Action`], [`Delay`] | what goes wrong, when and how |
 //! | [`RequestLog`] | which requests came, how many, how long they took |
 //! | [`NbdClient`] | a pipelined NBD client |
+//! | [`Proxy`] | a line to a server that can be cut, and goes dead |
+//! | [`served`] | the program under test: hosts, servers on them, clients that put load on them |
 //! | [`History`] | what clients did to a volume, and whether what is found on it can have come of that |
 //!
 //! The S3 protocol is the s3s crate's. Objects are plain files below the server's directory, under their own keys, so that
@@ -30,7 +32,9 @@ mod front;
 mod history;
 mod log;
 mod nbd;
+mod proxy;
 mod s3;
+pub mod served;
 mod server;
 
 pub use delay::Delay;
@@ -38,4 +42,5 @@ pub use faults::{Action, ActiveRule, Faults, Rule, RuleId};
 pub use history::{BLOCK, History, Keeps, Outcome, Violation, What, read_stamp, stamped};
 pub use log::{Entry, Kind, RequestLog, max_in_flight, round_trips};
 pub use nbd::{EIO, NbdClient, NbdError, NbdRequest, NbdResult};
+pub use proxy::{Line, Proxy};
 pub use server::{S3d, S3dOptions};

@@ -111,6 +111,12 @@ impl NbdClient {
         self.flags
     }
 
+    /// Ends the connection: whoever waits is told that it is gone.
+    pub fn hang_up(&self) {
+        // An error means that it has ended already.
+        drop(self.stream.lock().shutdown(Shutdown::Both));
+    }
+
     /// Sends a request; `done` is called from the connection's thread, once, and must not block.
     pub fn send(&self, request: NbdRequest<'_>, done: impl FnOnce(NbdResult) + Send + 'static) {
         let (kind, fua, offset, len, data, expect): (u16, bool, u64, u32, &[u8], usize) = match request {

@@ -53,6 +53,17 @@ async fn replies_before_applying_apply_nothing() {
 }
 
 #[tokio::test]
+async fn a_store_that_lies_says_yes_and_has_nothing() {
+    let s3d = start();
+    let store = client(&s3d);
+    s3d.faults().add(Rule::on([Kind::Create]).times(1).then(Action::Pretend));
+    create(&store, "log/1", b"one").await.unwrap();
+    assert!(matches!(read(&store, "log/1").await, Err(Error::NotFound { .. })));
+    create(&store, "log/1", b"two").await.unwrap();
+    assert_eq!(read(&store, "log/1").await.unwrap(), b"two");
+}
+
+#[tokio::test]
 async fn what_was_applied_without_an_answer_is_there() {
     let s3d = start();
     let store = client(&s3d);

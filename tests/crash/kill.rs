@@ -48,6 +48,7 @@ fn nothing_acknowledged_is_lost(world: &World, rounds: u64, seed: u64) {
         daemon = serve(world, &host, &mut rng, &[]);
         let (image, outcome) = verify(&daemon, &history, Keeps::Completed);
         assert_eq!(outcome.lost, 0);
+        world.scrub();
         unanswered += outcome.unanswered;
         history.settle(&image);
     }

@@ -7,15 +7,17 @@ use crate::source::{Source, line_of, test_items};
 /// From the top to the bottom; a room uses rooms of lower lines, never one of its own line.
 const LAYERS: &[&[&str]] = &[
     &["cli"],
-    &["host"],
+    &["host", "scrub"],
     &["volume"],
-    &["map", "journal", "cache", "compact"],
+    &["compact"],
+    &["map", "journal", "cache"],
     &["segment"],
     &["pool"],
     &["store"],
     &["env_tokio"],
     // The ublk target knows the block trait, so nothing of ours.
-    &["env", "wire", "ublk"],
+    &["env", "wire", "probe", "ublk"],
+    &["sync"],
 ];
 
 /// The engine is handed its clock and its threads: only the command line takes the real ones.
@@ -111,6 +113,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("nbd-compat", &["esker-block"]),
     ("esker-testkit", &["esker-block", "nbd-compat"]),
     ("esker", &["esker-block", "nbd-compat"]),
+    ("esker-sim", &["esker", "esker-block"]),
 ];
 
 pub fn crates_that_know_too_much(metadata: &Value) -> Vec<String> {

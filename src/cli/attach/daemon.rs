@@ -14,6 +14,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use super::background::bound_log;
 use super::handover::{ABOUT_TO_LET_GO, LETTING_GO};
 use super::served::{Phase, Served};
+use crate::cli::compacting::{answer, asked_for};
 use crate::cli::daemon_status::DaemonFacts;
 use crate::cli::devices::Kernel;
 use crate::cli::failure::{Exit, Failure, Outcome};
@@ -178,6 +179,16 @@ impl Daemon {
         }
     }
 
+    /// Compacts the volume of one device.
+    async fn compact(&self, request: &Value, say: Say) -> Result<Done, Refusal> {
+        let name = asked_for(request);
+        let live = |s: &&Arc<Served>| s.phase() == Phase::Live && s.record().volume == name;
+        let Some(served) = self.served.iter().find(live) else {
+            return Err(refusal(Exit::NotFound, format!("this process does not serve a volume {name}")));
+        };
+        answer(served.compact(Box::new(move |text| say.progress(text))).await)
+    }
+
     /// Lets go of all devices, for the process that asks.
     async fn hand_over(self: Arc<Self>, request: &Value, say: Say) -> Result<Done, Refusal> {
         let asked: BTreeSet<u64> =
@@ -300,6 +311,7 @@ impl StatusSource for Controlled {
     ) -> Option<BoxFuture<'a, Result<Done, Refusal>>> {
         match op {
             "detach" => Some(Box::pin(self.0.detach(request, say))),
+            "compact" => Some(Box::pin(self.0.compact(request, say))),
             "handover" => Some(Box::pin(self.0.clone().hand_over(request, say))),
             _ => None,
         }

@@ -166,6 +166,7 @@ impl Served {
         let record = self.record();
         self.step(Phase::Removing, Phase::Gone);
         // The journal is let go of, whether it is empty or not.
+        self.requests.end();
         drop(self.volume.lock().take());
         unlink_all(&record);
         self.held.forget().doing("device records")

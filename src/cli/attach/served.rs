@@ -10,12 +10,13 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
+use crate::cli::compacting::{OnRequest, Tell};
 use crate::cli::devices::{Kernel, ask_kernel};
-use crate::cli::failure::{Doing, Outcome};
+use crate::cli::failure::{Doing, Exit, Failure, Outcome};
 use crate::cli::size::show_size;
 use crate::host::{DeviceRecord, HeldDevice, Stage};
 use crate::ublk::{Target, UblkError};
-use crate::volume::Volume;
+use crate::volume::{Compacted, Volume};
 
 /// How often somebody who waits is told how far it is.
 const REPORT: Duration = Duration::from_secs(1);
@@ -49,6 +50,7 @@ pub struct Served {
     pub(super) phase: Mutex<Phase>,
     /// Whether its removal is by force.
     pub(super) forced: watch::Sender<bool>,
+    pub(super) requests: OnRequest,
 }
 
 impl Served {
@@ -62,6 +64,7 @@ impl Served {
             volume: Mutex::new(Some(volume)),
             phase: Mutex::new(Phase::Live),
             forced: watch::channel(false).0,
+            requests: OnRequest::default(),
         }
     }
 
@@ -125,6 +128,18 @@ impl Served {
     pub async fn let_go(&self) -> Outcome {
         let target = self.target.clone();
         blocking(move || target.leave(LEAVE)).await.doing(self.name())
+    }
+
+    /// Compacts the volume now, in a task of its own.
+    ///
+    /// # Errors
+    /// Where that is being done already, or the device is being removed; what the engine says.
+    pub async fn compact(&self, tell: Tell) -> Outcome<Compacted> {
+        let name = self.record().volume;
+        let Some(volume) = self.volume.lock().clone() else {
+            return Err(Failure::new(Exit::InUse, self.name(), "it is being removed"));
+        };
+        self.requests.compact(volume, &name, tell).await
     }
 
     /// Flushes; `None` where it takes longer than `limit`. What is flushed need not be sent by the successor.

@@ -11,12 +11,14 @@ use nbd_compat::{ExportEntry, ExportError, Exports};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use crate::cli::compacting::Tell;
 use crate::cli::engine::{Attached, Engine};
 use crate::cli::failure::{Exit, Failure, Outcome};
 use crate::cli::size::show_size;
 use crate::env::Env;
 use crate::pool::{Pool, VolumeRecord};
 use crate::segment::{BLOCK, EXTENT};
+use crate::volume::Compacted;
 
 /// The catalogue is read again at most this often: clients who ask for names that do not exist must not cost requests
 /// without bound.
@@ -130,6 +132,21 @@ impl Offered {
         let offers: Vec<_> = self.volumes.lock().values().cloned().collect();
         let detaching = offers.into_iter().map(Self::detach_offer);
         futures::future::join_all(detaching).await.into_iter().find(Result::is_err).unwrap_or(Ok(()))
+    }
+
+    /// Compacts the volume called `name`, if it is attached.
+    ///
+    /// # Errors
+    /// `NotFound` where it is not; what the engine says.
+    pub async fn compact(&self, name: &str, tell: Tell) -> Outcome<Compacted> {
+        let offer = self.volumes.lock().get(name).cloned();
+        let attached = match offer {
+            Some(offer) => offer.slot.lock().await.clone(),
+            None => None,
+        };
+        let what = format!("volume {name}");
+        let attached = attached.ok_or_else(|| Failure::new(Exit::NotFound, what, "this process does not hold it"))?;
+        attached.compact(tell).await
     }
 
     /// Detaches the volume called `name`, if it is attached, and offers it no more.

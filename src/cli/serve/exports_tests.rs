@@ -52,6 +52,11 @@ impl Attached for Held {
         json!({"epoch": 3})
     }
 
+    fn compact(&self, tell: Tell) -> BoxFuture<'_, Outcome<Compacted>> {
+        tell("halfway".into());
+        Box::pin(async { Ok(Compacted { before: 2, after: 1, ..Compacted::default() }) })
+    }
+
     fn detach(&self) -> BoxFuture<'_, Outcome> {
         self.detached.fetch_add(1, Ordering::SeqCst);
         Box::pin(async { Ok(()) })

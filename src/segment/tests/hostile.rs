@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::super::codec::decode;
+use super::super::index::About;
 use super::*;
 use crate::wire::Put;
 
@@ -68,7 +69,10 @@ fn lengths_that_do_not_fit_are_refused() {
     }
     let payload = built.index.encode();
     let end = built.index.nodes.last().map(|n| n.record.offset + n.record.len).unwrap();
-    let decode = |first, end| SegmentIndex::decode(&payload, built.id, built.salt, first, end);
+    let decode = |first, end| {
+        let about = About { id: built.id, version: FORMAT, bytes: built.index.bytes, salt: built.salt, first, end };
+        SegmentIndex::decode(&payload, &about)
+    };
     assert_eq!(decode(32, end).as_ref(), Ok(&built.index));
     assert!(decode(32, end + 1).is_err() && decode(32, end - 1).is_err() && decode(33, end).is_err());
 }
@@ -77,7 +81,7 @@ fn lengths_that_do_not_fit_are_refused() {
 fn a_range_that_ends_before_it_starts_is_refused() {
     let mut o = opening();
     o.replay[0].first_seq = 301;
-    assert_eq!(Opening::decode(&o.encode()).unwrap_err().0, "range that ends before it starts");
+    assert_eq!(Opening::decode(&o.encode(), 2).unwrap_err().0, "range that ends before it starts");
 }
 
 trait ErrOrNeed {
@@ -128,11 +132,11 @@ fn other_pools_and_generations_are_refused() {
     assert!(matches!(whole_index(&newer, built.id, &built.bytes), Err(SegmentError::Generation { found: 1, .. })));
     let e = open_extent(&newer, &d.record, d.extent, d.mask, bytes);
     assert!(matches!(e, Err(SegmentError::Generation { found: 1, ours: 2, .. })));
-    let mut v2 = built.bytes.to_vec();
-    let at = v2.len() - 40 + 8;
-    v2[at] = 2;
-    let e = whole_index(&keys(), built.id, &v2).unwrap_err();
-    assert!(matches!(e, SegmentError::Version { found: 2, .. }) && e.to_string().contains("newer esker"));
+    let mut v3 = built.bytes.to_vec();
+    let at = v3.len() - 40 + 8;
+    v3[at] = 3;
+    let e = whole_index(&keys(), built.id, &v3).unwrap_err();
+    assert!(matches!(e, SegmentError::Version { found: 3, .. }) && e.to_string().contains("newer esker"));
 }
 
 #[test]
@@ -143,13 +147,13 @@ fn counts_beyond_the_bytes_are_refused() {
         b.put_u8(0);
         b
     };
-    // Deletable, table, relocations, trims, records: the n-th count claims far more than follows.
-    for n in 0..5 {
+    // Deletable, introduced, table, relocations, trims, records: the n-th count claims far more than follows.
+    for n in 0..6 {
         let mut b = prefix();
         b.extend(std::iter::repeat_n(0, n));
         b.put_varint(1 << 40);
         b.extend_from_slice(&[0; 20]);
-        let e = SegmentIndex::decode(&b, SegmentId::log(1, 1, 1), [0; 16], 32, 32).unwrap_err();
+        let e = SegmentIndex::decode(&b, &about(32)).unwrap_err();
         assert_eq!(e.0, "count larger than what is left", "count {n}");
     }
 }
@@ -158,14 +162,18 @@ fn payloads() -> Vec<Vec<u8>> {
     vec![sample(Compression::None).index.encode(), opening().encode(), end_of_log().encode()]
 }
 
+fn about(end: u32) -> About {
+    About { id: SegmentId::log(1, 1, 1), version: FORMAT, bytes: 0, salt: [0; 16], first: 32, end }
+}
+
 fn decode_all(bytes: &[u8]) {
     let end = 32 + 100_000;
-    if let Ok(index) = SegmentIndex::decode(bytes, SegmentId::log(1, 1, 1), [0; 16], 32, end) {
+    if let Ok(index) = SegmentIndex::decode(bytes, &about(end)) {
         assert!(index.records.len() + index.nodes.len() <= MAX_RECORDS);
-        assert_eq!(SegmentIndex::decode(&index.encode(), SegmentId::log(1, 1, 1), [0; 16], 32, end), Ok(index));
+        assert_eq!(SegmentIndex::decode(&index.encode(), &about(end)), Ok(index));
     }
-    if let Ok(o) = Opening::decode(bytes) {
-        assert_eq!(Opening::decode(&o.encode()), Ok(o));
+    if let Ok(o) = Opening::decode(bytes, 2) {
+        assert_eq!(Opening::decode(&o.encode(), 2), Ok(o));
     }
     if let Ok(s) = Seal::decode(bytes) {
         assert_eq!(Seal::decode(&s.encode()), Ok(s));
@@ -232,4 +240,31 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn numbers_at_the_end_of_their_range_are_refused() {
+    let keys = keys();
+    let opened = |change: &dyn Fn(&mut Opening)| {
+        let mut o = opening();
+        change(&mut o);
+        Opening::open(&keys, 3, 2, &o.seal(&keys, [6; 16])).is_ok()
+    };
+    assert!(opened(&|_| ()));
+    assert!(opened(&|o| o.last_op = MAX_OP) && !opened(&|o| o.last_op = MAX_OP + 1));
+    assert!(!opened(&|o| o.start.covers_seq = u64::MAX));
+    assert!(!opened(&|o| o.start.last_op = u64::MAX));
+    assert!(!opened(&|o| o.replay[0].first_seq = 0), "the opening is no segment");
+    assert!(!opened(&|o| o.replay[0].end_seq = u64::MAX));
+    assert!(!opened(&|o| o.predecessor.as_mut().unwrap().end_seq = u64::MAX));
+    let seal = Seal {
+        volume: 3,
+        epoch: 2,
+        seq: MAX_SEQ + 1,
+        writer: [1; 16],
+        clean: false,
+        predecessor_salt: [2; 16],
+        wall_ms: 0,
+    };
+    assert!(Seal::open(&keys, 3, 2, seal.seq, &seal.seal(&keys, [6; 16])).is_err());
 }

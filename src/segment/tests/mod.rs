@@ -67,6 +67,7 @@ fn sample(how: Compression) -> BuiltSegment {
     let to = record(SegmentId::data(3, 2, 9), 0);
     b.add_relocation(Relocation { extent: 12, mask: 0b0110, from, to, original: 0b0111 });
     b.add_relocation(Relocation { extent: 13, mask: 0xff, from: to, to: from, original: 0xff });
+    b.introduce(Introduced { segment: SegmentId::data(3, 2, 9), bytes: 5000, born: 700 });
     b.finish(SegmentTail {
         ops: OpRange { first: 1000, last: 1300 },
         predecessor_salt: [0x44; 16],
@@ -75,6 +76,7 @@ fn sample(how: Compression) -> BuiltSegment {
             covers_epoch: 2,
             covers_seq: 0x1200,
             last_op: 900,
+            usage: Some(record(SegmentId::data(3, 2, 8), 71)),
         }),
         deletable: vec![SegmentId::log(3, 1, 16), SegmentId::data(3, 1, 5)],
     })
@@ -100,7 +102,7 @@ fn opening() -> Opening {
         domain: Domain::Journal,
         size: 1 << 40,
         predecessor: Some(Predecessor { epoch: 1, end_seq: 300, salt: [5; 16], seal_writer: [1; 16] }),
-        start: CheckpointRef { root: None, covers_epoch: 1, covers_seq: 200, last_op: 5000 },
+        start: CheckpointRef { root: None, covers_epoch: 1, covers_seq: 200, last_op: 5000, usage: None },
         replay: vec![ReplayRange { epoch: 1, first_seq: 201, end_seq: 300 }],
         last_op: 6000,
         wall_ms: 1_700_000_000_000,

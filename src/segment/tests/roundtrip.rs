@@ -151,11 +151,14 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn checkpoint()(root in prop::option::of((record(), any::<u8>())), covers_epoch: u32, covers_seq: u64, last_op: u64)
+    fn checkpoint()(
+        root in prop::option::of((record(), any::<u8>())), covers_epoch: u32, covers_seq in 0..=MAX_SEQ,
+        last_op in 0..=MAX_OP, usage in prop::option::of(record())
+    )
         -> CheckpointRef
     {
         let root = root.map(|(record, levels)| RootRef { record, levels });
-        CheckpointRef { root, covers_epoch, covers_seq, last_op }
+        CheckpointRef { root, covers_epoch, covers_seq, last_op, usage }
     }
 }
 
@@ -165,6 +168,7 @@ enum Add {
     Node(u8, u64, usize),
     Trim(u64, u64),
     Relocation(Relocation),
+    Introduce(u64, u32, u64),
 }
 
 fn add() -> impl Strategy<Value = Add> {
@@ -174,6 +178,7 @@ fn add() -> impl Strategy<Value = Add> {
         1 => (any::<u8>(), 0u64..1 << 56, 0usize..3000).prop_map(|(l, i, n)| Add::Node(l, i, n)),
         1 => (0..MAX_LBA, any::<u64>()).prop_map(|(lba, n)| Add::Trim(lba, n % (MAX_LBA - lba + 1))),
         1 => relocation().prop_map(Add::Relocation),
+        1 => (0..u64::MAX >> 1, 0..MAX_SEGMENT as u32, 0..=MAX_OP).prop_map(|(n, bytes, born)| Add::Introduce(n, bytes, born)),
     ]
 }
 
@@ -184,7 +189,7 @@ proptest! {
         adds in prop::collection::vec(add(), 0..30),
         id in segment_id(),
         how in prop::sample::select(vec![Compression::None, Compression::Lz4, Compression::Zstd]),
-        ops: (u64, u64), predecessor_salt: [u8; 16], salt: [u8; 16],
+        ops in (0..=MAX_OP, 0..=MAX_OP), predecessor_salt: [u8; 16], salt: [u8; 16],
         checkpoint in prop::option::of(checkpoint()),
         deletable in prop::collection::vec(segment_id(), 0..5),
     ) {
@@ -204,6 +209,9 @@ proptest! {
                     texts.push((r, u64::from(level) << 56 | index, 0, text));
                 }
                 Add::Trim(lba, n) => b.add_trim(lba, n),
+                Add::Introduce(n, bytes, born) => {
+                    b.introduce(Introduced { segment: SegmentId::data(1, 2, n), bytes, born });
+                }
                 Add::Relocation(r) => b.add_relocation(r),
             }
         }

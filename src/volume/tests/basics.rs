@@ -166,8 +166,12 @@ fn an_idle_volume_asks_nothing_of_the_store() {
     let w = World::new(1 << 20);
     w.run(async {
         let v = w.attach().await.unwrap();
-        v.write(0, block(1), true).await.unwrap();
-        w.env.clock.sleep(Duration::from_secs(5)).await;
+        for i in 0..500u64 {
+            v.write(i % 64 * 4096, block(i as u8), i % 3 == 0).await.unwrap();
+        }
+        v.discard(0, 1 << 16, true).await.unwrap();
+        // What was written last has left, and what it made necessary has been done.
+        w.env.clock.sleep(Duration::from_secs(60)).await;
         let requests = || w.pool.store().counts().iter().map(|c| c.requests).sum::<u64>();
         let before = requests();
         w.env.clock.sleep(Duration::from_secs(600)).await;

@@ -5,8 +5,8 @@ use std::fmt;
 use async_trait::async_trait;
 use futures::stream::{BoxStream, StreamExt};
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, PutMultipartOptions,
-    PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
 use super::*;
@@ -22,6 +22,8 @@ pub(super) enum Act {
     LandThenFail,
     /// It never happens, and no answer comes.
     Hang,
+    /// GET: the last bit of the body is flipped on the way.
+    Flip,
 }
 
 /// `put`, `get`, `list` or `delete`.
@@ -32,30 +34,40 @@ type Hook = dyn Fn(Verb, &str) -> Act + Send + Sync;
 pub(super) struct Hooked {
     inner: Arc<InMemory>,
     env: Env,
-    hook: Box<Hook>,
+    hook: Arc<Hook>,
 }
 
 impl Hooked {
-    pub(super) fn new(world: &World, hook: impl Fn(Verb, &str) -> Act + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Self { inner: world.objects.clone(), env: world.env.clone(), hook: Box::new(hook) })
-    }
-
     /// The pool of `world`, reached through the hook.
     pub(super) async fn pool(world: &World, hook: impl Fn(Verb, &str) -> Act + Send + Sync + 'static) -> Pool {
-        let store = Store::over(Self::new(world, hook), "p", "test", world.env.clone());
-        Pool::open(store, &SecretString::from("secret"), &world.env).await.unwrap()
+        Self::pool_in(world, &world.env, hook).await
+    }
+
+    /// The same for a process with a time of its own: when that ends it is as dead as after a kill.
+    pub(super) async fn pool_in(
+        world: &World,
+        env: &Env,
+        hook: impl Fn(Verb, &str) -> Act + Send + Sync + 'static,
+    ) -> Pool {
+        let hooked = Self { inner: world.objects.clone(), env: env.clone(), hook: Arc::new(hook) };
+        let store = Store::over(Arc::new(hooked), "p", "test", env.clone());
+        Pool::open(store, &SecretString::from("secret"), env).await.unwrap()
     }
 
     async fn meet(&self, verb: Verb, key: &str) -> Result<Act> {
-        let act = (self.hook)(verb, key.strip_prefix("p/").unwrap_or(key));
-        match act {
-            Act::Slow(d) => self.env.clock.sleep(d).await,
-            Act::Fail => return Err(broken()),
-            Act::Hang => std::future::pending().await,
-            Act::Fine | Act::LandThenFail => {}
-        }
-        Ok(act)
+        meet(&*self.hook, &self.env, verb, key).await
     }
+}
+
+async fn meet(hook: &Hook, env: &Env, verb: Verb, key: &str) -> Result<Act> {
+    let act = hook(verb, key.strip_prefix("p/").unwrap_or(key));
+    match act {
+        Act::Slow(d) => env.clock.sleep(d).await,
+        Act::Fail => return Err(broken()),
+        Act::Hang => std::future::pending().await,
+        Act::Fine | Act::LandThenFail | Act::Flip => {}
+    }
+    Ok(act)
 }
 
 fn broken() -> Error {
@@ -75,20 +87,42 @@ impl ObjectStore for Hooked {
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
-        self.meet("get", path.as_ref()).await?;
-        self.inner.get_opts(path, options).await
+        let act = self.meet("get", path.as_ref()).await?;
+        let got = self.inner.get_opts(path, options).await?;
+        if !matches!(act, Act::Flip) {
+            return Ok(got);
+        }
+        let (meta, range) = (got.meta.clone(), got.range.clone());
+        let (attributes, extensions) = (got.attributes.clone(), got.extensions.clone());
+        let mut body = got.bytes().await?.to_vec();
+        body.last_mut().into_iter().for_each(|last| *last ^= 1);
+        let payload = GetResultPayload::Stream(futures::stream::once(async { Ok(body.into()) }).boxed());
+        Ok(GetResult { payload, meta, range, attributes, extensions })
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
+        let (inner, env, hook) = (self.inner.clone(), self.env.clone(), self.hook.clone());
+        let one = move |path: Result<Path>| {
+            let (inner, env, hook) = (inner.clone(), env.clone(), hook.clone());
+            async move {
+                let path = path?;
+                let act = meet(&*hook, &env, "delete", path.as_ref()).await?;
+                inner.delete(&path).await?;
+                if matches!(act, Act::LandThenFail) { Err(broken()) } else { Ok(path) }
+            }
+        };
+        locations.then(one).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        let act = (self.hook)("list", prefix.map_or("", |p| p.as_ref()));
+        let prefix_of = |p: &Path| p.as_ref().strip_prefix("p/").unwrap_or(p.as_ref()).to_owned();
+        let act = (self.hook)("list", &prefix.map(prefix_of).unwrap_or_default());
         let (env, listed) = (self.env.clone(), self.inner.list(prefix));
         let wait = async move {
-            if let Act::Slow(d) = act {
-                env.clock.sleep(d).await;
+            match act {
+                Act::Slow(d) => env.clock.sleep(d).await,
+                Act::Hang => std::future::pending().await,
+                Act::Fine | Act::Fail | Act::LandThenFail | Act::Flip => {}
             }
             listed
         };

@@ -3,11 +3,14 @@
 
 mod basics;
 mod fencing;
+mod holes;
 mod hooked;
 mod model;
 mod recovery;
 mod regressions;
 mod resume;
+mod space;
+mod space_crash;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,7 +24,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use secrecy::SecretString;
 use tempfile::TempDir;
 
-use super::{AttachError, AttachOptions, Host, Volume};
+use super::{AttachError, AttachOptions, CompactOptions, Host, Volume};
 use crate::env::Env;
 use crate::pool::{Argon2Params, NewVolume, Pool, VolumeRecord};
 use crate::segment::Compression;
@@ -36,6 +39,7 @@ struct World {
     pool: Pool,
     volume: VolumeRecord,
     dir: TempDir,
+    compact: CompactOptions,
 }
 
 impl World {
@@ -56,7 +60,7 @@ impl World {
             let volume = pool.create_volume(new, &env).await.unwrap();
             (pool, volume)
         });
-        Self { time, env, objects, pool, volume, dir: tempfile::tempdir().unwrap() }
+        Self { time, env, objects, pool, volume, dir: tempfile::tempdir().unwrap(), compact: CompactOptions::default() }
     }
 
     /// The options of host `n` in its boot `boot`; small, so that tests meet limits.
@@ -72,6 +76,7 @@ impl World {
             checkpoint_segments: 8,
             max_in_flight: 4,
             max_unflushed_age: Duration::from_secs(1),
+            compact: self.compact,
             ..AttachOptions::new(host, place("journal"), place("state"))
         }
     }

@@ -70,6 +70,27 @@ fn a_missing_journal_on_the_same_boot_is_refused() {
 }
 
 #[test]
+fn a_journal_that_goes_with_a_detach_while_another_process_looks_is_not_missed() {
+    let w = World::new(1 << 20);
+    w.run(async {
+        let v = w.attach().await.unwrap();
+        v.write(0, block(1), true).await.unwrap();
+        // It lists the log before the seal is there, and reads it after the journal has gone.
+        let slow = Hooked::pool(&w, |verb, key| match verb == "get" && key.starts_with("log/") {
+            true => Act::Slow(Duration::from_secs(1)),
+            false => Act::Fine,
+        })
+        .await;
+        let given_back = async {
+            w.env.clock.sleep(Duration::from_millis(500)).await;
+            v.detach().await.unwrap();
+        };
+        let (taken, ()) = futures::join!(Volume::attach(&slow, &w.volume, w.options(1, 1), w.env.clone()), given_back);
+        assert_eq!(read(&taken.unwrap(), 0, 4096).await.unwrap(), block(1));
+    });
+}
+
+#[test]
 fn long_logs_and_checkpoints_recover() {
     let w = World::new(1 << 30);
     w.run(async {
@@ -105,9 +126,7 @@ fn recovery_takes_few_round_trips() {
             v.write(i << 20, noise(4096, i), true).await.unwrap();
         }
         w.crash(v).await;
-        let slow = Hooked::new(&w, |_, _| Act::Slow(Duration::from_secs(1)));
-        let store = Store::over(slow, "p", "test", w.env.clone());
-        let pool = Pool::open(store, &SecretString::from("secret"), &w.env).await.unwrap();
+        let pool = Hooked::pool(&w, |_, _| Act::Slow(Duration::from_secs(1))).await;
         let before = w.time.now();
         let v = Volume::attach(&pool, &w.volume, w.options(1, 1), w.env.clone()).await.unwrap();
         let trips = (w.time.now() - before).as_secs();

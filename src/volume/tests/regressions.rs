@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::hooked::{Act, Hooked};
 use super::*;
-use crate::segment::SegmentId;
+use crate::segment::{MAX_OP, Opening, SegmentId};
 
 #[test]
 fn a_write_after_a_trim_is_never_read_as_zeroes() {
@@ -259,5 +259,63 @@ fn a_mark_written_while_the_bucket_is_read_is_no_rollback() {
         let error = late.err().unwrap();
         assert!(matches!(error, AttachError::LostRace { .. } | AttachError::InUse { .. }), "{error}");
         assert_eq!(read(&quick, 0, 4096).await.unwrap(), block(1));
+    });
+}
+
+/// Recovery took the log before the hole for the whole log: another host, which has no high-water mark, got an old volume
+/// without a word.
+#[test]
+fn a_segment_lost_from_the_middle_of_the_newest_log_refuses_the_attach() {
+    // By how far the log goes on behind it; by the seal of a recovery that came to no opening.
+    for (writes, sealed) in [(80u64, false), (30, true)] {
+        let w = World::new(1 << 20);
+        w.run(async {
+            let v = w.attach_as(AttachOptions { checkpoint_segments: 500, ..w.options(1, 1) }).await.unwrap();
+            for i in 0..writes {
+                v.write(i % 200 * 4096, noise(4096, i), true).await.unwrap();
+            }
+            w.env.clock.sleep(Duration::from_secs(1)).await;
+            if sealed {
+                let opening = SegmentId::log(w.volume.number, 2, 0).key();
+                let dying = Hooked::pool(&w, move |verb, key| match verb == "put" && key == opening {
+                    true => Act::Fail,
+                    false => Act::Fine,
+                })
+                .await;
+                let take = AttachOptions { takeover: true, ..w.options(2, 1) };
+                assert!(Volume::attach(&dying, &w.volume, take, w.env.clone()).await.is_err());
+            }
+            w.crash(v).await;
+            let lost = crate::segment::SegmentId::log(w.volume.number, 1, 3).key();
+            let body = w.object(&format!("p/{lost}")).await;
+            w.objects.delete(&Path::from(format!("p/{lost}"))).await.unwrap();
+            let take = || AttachOptions { takeover: true, ..w.options(2, 1) };
+            let error = w.attach_as(take()).await.err().unwrap();
+            assert!(matches!(&error, AttachError::Log { key, .. } if *key == lost), "{error}");
+            w.put(&format!("p/{lost}"), body).await;
+            let v = w.attach_as(take()).await.unwrap();
+            for i in 0..writes {
+                assert_eq!(read(&v, i * 4096, 4096).await.unwrap(), noise(4096, i));
+            }
+        });
+    }
+}
+
+/// Found by fuzzing: the first write had a number that no segment can carry.
+#[test]
+fn a_log_whose_operations_are_numbered_too_high_is_refused() {
+    let w = World::new(1 << 20);
+    w.run(async {
+        let v = w.attach().await.unwrap();
+        w.crash(v).await;
+        w.lose_journals(1);
+        let key = format!("p/{}", SegmentId::log(w.volume.number, 1, 0).key());
+        let mut opening = Opening::open(w.pool.keys(), w.volume.number, 1, &w.object(&key).await).unwrap();
+        opening.start.last_op = MAX_OP - 3;
+        opening.last_op = MAX_OP - 3;
+        w.put(&key, opening.seal(w.pool.keys(), [7; 16])).await;
+        let options = AttachOptions { takeover: true, lose_journal: true, ..w.options(1, 1) };
+        let refused = w.attach_as(options).await.err().expect("no write could be numbered").to_string();
+        assert!(refused.contains(&key[2..]) && refused.contains("numbered up to 4611686018427387900"), "{refused}");
     });
 }

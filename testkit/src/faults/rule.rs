@@ -53,6 +53,8 @@ pub enum Action {
     },
     /// Applies a PUT as if `If-None-Match` were not there, as garage does.
     IgnoreIfNoneMatch,
+    /// Answers a PUT with success, and forgets it: a store that lies.
+    Pretend,
 }
 
 impl Action {
@@ -109,6 +111,7 @@ impl Action {
             Self::ShortBody { keep } => format!("short body of {keep}"),
             Self::FlipByte { .. } => "flip byte".into(),
             Self::IgnoreIfNoneMatch => "ignore If-None-Match".into(),
+            Self::Pretend => "pretend".into(),
         }
     }
 }

@@ -19,7 +19,9 @@ fn words(id: u64, lba: u64) -> impl Iterator<Item = u64> {
 
 /// The blocks that write `id` (not 0) puts at `lba` and after it.
 pub fn stamped(id: u64, lba: u64, blocks: u64) -> Vec<u8> {
-    (lba..lba + blocks).flat_map(|lba| words(id, lba).flat_map(u64::to_le_bytes)).collect()
+    let mut bytes = Vec::with_capacity(blocks as usize * BLOCK);
+    (lba..lba + blocks).flat_map(|lba| words(id, lba)).for_each(|w| bytes.extend_from_slice(&w.to_le_bytes()));
+    bytes
 }
 
 /// Which write left this block at `lba`: 0 for zeroes.

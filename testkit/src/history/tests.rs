@@ -130,3 +130,48 @@ fn readers_see_one_order() {
     read(&h, 0, [0; 8]);
     assert!(!h.holds([a, 0, 0, 0, 0, 0, 0, 0], Keeps::Completed), "the second reader missed both");
 }
+
+/// The four ways in which data is lost that nobody notices at once.
+#[test]
+fn what_must_not_be_is_found() {
+    let h = History::new();
+    let (a, b) = (h.done(W, 0, 4), h.done(W, 2, 2));
+    h.done(What::Flush, 0, 0);
+    let (c, d) = (h.done(W, 0, 2), h.done(W, 4, 2));
+    let open = h.begin(W, 6, 2);
+    h.crashed();
+    for keeps in [Keeps::Completed, Keeps::Flushed] {
+        assert!(h.holds([c, c, b, b, d, d, 0, 0], keeps), "all is there");
+        assert!(h.holds([c, c, b, b, d, d, open, open], keeps), "and one more");
+        assert!(!h.holds([c, c, a, a, d, d, 0, 0], keeps), "a flushed write is lost");
+        assert!(!h.holds([c, c, b, b, d, 0, 0, 0], keeps), "a write is torn");
+        assert!(!h.holds([c, a, b, b, d, d, 0, 0], keeps), "a write is torn where something was before");
+        assert!(!h.holds([a, a, b, b, d, d, 0, 0], keeps), "the order has a gap");
+        assert!(!h.holds([0, 0, 0, 0, 0, 0, 0, 0], keeps), "nothing is there");
+    }
+    assert!(h.holds([a, a, b, b, 0, 0, 0, 0], Keeps::Flushed), "what was flushed and no more");
+    assert!(!h.holds([a, a, b, b, 0, 0, 0, 0], Keeps::Completed));
+}
+
+/// A block that was overwritten or zeroed, and seen so, does not come back, not after a crash either.
+#[test]
+fn a_block_that_rises_again_is_found() {
+    let read = |h: &History, lba: u64, ids: [u64; 8]| {
+        let r = h.begin(What::Read { saw: None }, lba, 1);
+        h.end_read(r, &image(ids)[lba as usize * BLOCK..][..BLOCK]).unwrap();
+    };
+    let h = History::new();
+    let (a, b) = (h.done(W, 0, 1), h.done(W, 1, 1));
+    let (over, zero) = (h.begin(W, 0, 1), h.begin(What::Zero, 1, 1));
+    h.crashed();
+    assert!(h.holds([a, b, 0, 0, 0, 0, 0, 0], Keeps::Completed), "neither happened");
+    assert!(h.holds([over, 0, 0, 0, 0, 0, 0, 0], Keeps::Completed), "both did");
+    read(&h, 0, [over; 8]);
+    assert!(!h.holds([a, b, 0, 0, 0, 0, 0, 0], Keeps::Completed), "it was seen after the crash, and is gone again");
+    assert!(h.holds([over, b, 0, 0, 0, 0, 0, 0], Keeps::Completed));
+    h.end(zero);
+    let settled = image([over, 0, 0, 0, 0, 0, 0, 0]);
+    h.settle(&settled);
+    assert!(!h.holds([over, b, 0, 0, 0, 0, 0, 0], Keeps::Flushed), "zeroes that were durable");
+    assert!(!h.holds([a, 0, 0, 0, 0, 0, 0, 0], Keeps::Flushed), "an older block");
+}

@@ -1,9 +1,11 @@
 //! The S3 operations over [`Disk`].
 
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
+use http::StatusCode;
 use s3s::dto::*;
 use s3s::{S3, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 
@@ -44,6 +46,11 @@ impl S3Ops {
 
 impl From<DiskError> for s3s::S3Error {
     fn from(e: DiskError) -> Self {
+        if matches!(&e, DiskError::Io(e) if e.kind() == io::ErrorKind::StorageFull) {
+            let mut full = Self::with_message(S3ErrorCode::Custom("InsufficientStorage".into()), e.to_string());
+            full.set_status_code(StatusCode::INSUFFICIENT_STORAGE);
+            return full;
+        }
         let code = match &e {
             DiskError::NoSuchBucket => S3ErrorCode::NoSuchBucket,
             DiskError::NoSuchKey => S3ErrorCode::NoSuchKey,

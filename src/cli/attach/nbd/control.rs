@@ -112,7 +112,15 @@ impl StatusSource for Controlled {
         status
     }
 
-    fn operate<'a>(&'a self, op: &'a str, request: &'a Value, _: Say) -> Option<BoxFuture<'a, Result<Done, Refusal>>> {
-        (op == "detach-nbd").then(|| Box::pin(self.0.clone().detach(request)) as BoxFuture<'a, _>)
+    fn operate<'a>(
+        &'a self,
+        op: &'a str,
+        request: &'a Value,
+        say: Say,
+    ) -> Option<BoxFuture<'a, Result<Done, Refusal>>> {
+        match op {
+            "detach-nbd" => Some(Box::pin(self.0.clone().detach(request))),
+            _ => self.0.server.operate(op, request, say),
+        }
     }
 }
