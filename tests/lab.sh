@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Block devices on a kernel that has ublk: the topics in tests/lab, each in a boot of its own of the lab's kernel, or all
-# natively where the running kernel has ublk (see docs/lab.md). Against a real S3 server on the loopback.
+# Block devices on a kernel that has ublk: the topics in tests/lab, each in a boot of its own of the lab's kernel, side by
+# side, or all natively, one after the other, where the running kernel has ublk (see docs/lab.md). Against a real S3 server
+# on the loopback.
 #
 #   tests/lab.sh                      all topics
 #   tests/lab.sh crash stress         these
@@ -9,6 +10,7 @@
 # ROUNDS, ROUNDS_2   kills of the daemon in topic crash, with one CPU and with two [50, 20]
 # SPACE_GIB          GiB that topic space writes, deletes and trims away [1]
 # SEED               where random moments are drawn from; each topic prints its own
+# LAB_JOBS           topics side by side; the output of each is shown when it is over [processors, at most 4; natively 1]
 # LAB_FLAGS          more flags for scripts/lab, such as --tcg
 # Environment: see tests/lib.sh.
 # shellcheck source-path=SCRIPTDIR
@@ -16,9 +18,9 @@
 
 ROUNDS=${ROUNDS:-50} ROUNDS_2=${ROUNDS_2:-20} SPACE_GIB=${SPACE_GIB:-1}
 read -ra LAB <<<"$ROOT/scripts/lab ${LAB_FLAGS-}"
-STORE_DIR=$WORK/store
 export ESKER S3D
-TOPICS=(limits filesystems crash handover stress exits memory space zfs postgres nbd stressng)
+# The longest first: what is left at the end fills the gaps.
+TOPICS=(crash stress space handover postgres stressng exits filesystems memory zfs limits nbd)
 
 # Topics that race with signals and clocks. If a case of theirs fails, the topic is booted once more, and if it passes then,
 # that stands at the end among what was skipped, by name. Where data is at stake (crash, filesystems, space, zfs, postgres,
@@ -65,20 +67,21 @@ count() {
 has_zfs() { "${LAB[@]}" --zfs true >"$WORK/zfs.log" 2>&1; }
 
 topic() {
+  local store=$WORK/store-$1
   case $1 in
     crash)
       boot crash 900 --cpus 1 -- ROUNDS="$ROUNDS"
       boot crash 900 --cpus 2 -- ROUNDS="$ROUNDS_2" ONLY=rounds ;;
     memory)
-      mkdir -p "$STORE_DIR"
-      boot memory 600 --cpus 1 --memory 512M --rw "$STORE_DIR" -- STORE_DIR="$STORE_DIR"
-      rm -rf "$STORE_DIR" ;;
+      mkdir "$store"
+      boot memory 600 --cpus 1 --memory 512M --rw "$store" -- STORE_DIR="$store"
+      rm -rf "$store" ;;
     space)
       local with=()
       if has_zfs; then with=(--zfs); fi
-      mkdir -p "$STORE_DIR"
-      boot space $((900 + 300 * SPACE_GIB)) --cpus 1 "${with[@]}" --rw "$STORE_DIR" -- STORE_DIR="$STORE_DIR" SPACE_GIB="$SPACE_GIB"
-      rm -rf "$STORE_DIR" ;;
+      mkdir "$store"
+      boot space $((900 + 300 * SPACE_GIB)) --cpus 1 "${with[@]}" --rw "$store" -- STORE_DIR="$store" SPACE_GIB="$SPACE_GIB"
+      rm -rf "$store" ;;
     zfs)
       if has_zfs; then boot zfs 600 --zfs --
       else skipped "zfs: $(tail -n 1 "$WORK/zfs.log")"
@@ -86,6 +89,58 @@ topic() {
     handover) boot handover 600 --cpus 2 -- ;;
     *) boot "$1" 600 -- ;;
   esac
+}
+
+# --- side by side
+
+# Guests get in each other's way nowhere but on the processors; on the running kernel all topics share the devices.
+default_jobs() {
+  case $kernel in
+    "this machine's own kernel"*) say 1 ;;
+    *) case " ${LAB_FLAGS-} " in *' --tcg '*) say 1 ;; *) say $(($(nproc) < 4 ? $(nproc) : 4)) ;; esac ;;
+  esac
+}
+
+# lane TOPIC: its output and its counts are left in files.
+lane() {
+  trap - EXIT
+  PASSED=0 FAILED=0 SKIPPED=0
+  topic "$1"
+  say "$PASSED $FAILED $SKIPPED" >"$WORK/$1.counts"
+}
+
+end_lanes() {
+  local pid
+  for pid in $(jobs -rp); do pkill -TERM -P "$pid"; kill "$pid"; done 2>/dev/null
+}
+
+show_finished() {
+  local name p f s
+  for name in "$@"; do
+    [ -e "$WORK/$name.counts" ] || continue
+    cat "$WORK/$name.lane"
+    read -r p f s <"$WORK/$name.counts"
+    PASSED=$((PASSED + p)) FAILED=$((FAILED + f)) SKIPPED=$((SKIPPED + s))
+    rm "$WORK/$name.counts" "$WORK/$name.lane"
+  done
+}
+
+# side_by_side TOPIC...
+side_by_side() {
+  local name
+  defer end_lanes
+  for name in "$@"; do
+    while [ "$(jobs -rp | wc -l)" -ge "$JOBS" ]; do wait -n || true; show_finished "$@"; done
+    lane "$name" >"$WORK/$name.lane" 2>&1 &
+  done
+  while [ "$(jobs -rp | wc -l)" -gt 0 ]; do wait -n || true; show_finished "$@"; done
+  show_finished "$@"
+  for name in "$@"; do
+    [ -e "$WORK/$name.lane" ] || continue
+    cat "$WORK/$name.lane"
+    FAILED=$((FAILED + 1))
+    say "FAILED  $name: it broke off"
+  done
 }
 
 need_esker
@@ -102,4 +157,9 @@ if ! kernel=$("${LAB[@]}" --kernel 2>"$WORK/kernel.log"); then
   exit 0
 fi
 say "the kernel: $kernel"
-for name in "$@"; do topic "$name"; done
+JOBS=${LAB_JOBS:-$(default_jobs)}
+if [ "$JOBS" -le 1 ] || [ $# = 1 ]; then
+  for name in "$@"; do topic "$name"; done
+else
+  side_by_side "$@"
+fi
