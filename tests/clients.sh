@@ -182,7 +182,7 @@ if [ ${#stores[@]} = 0 ]; then stores=(s3d moto file); fi
 for store in "${stores[@]}"; do
   case $store in
     s3d) start_s3d; journey s3d whole ;;
-    moto) if start_moto; then journey moto small; else skipped "moto: not at $MOTO (scripts/setup installs it)"; fi ;;
+    moto) if start_moto; then journey moto small; else skipped "moto: not at $MOTO (scripts/setup installs it), or it does not start: $(tail -n 1 "$WORK/moto.err" 2>/dev/null)"; fi ;;
     file) start_file; journey file whole ;;
     *) say "unknown store: $store" >&2; exit 2 ;;
   esac

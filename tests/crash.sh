@@ -30,7 +30,7 @@ turns() { if (($1 % 2)) && has jq; then eager; else lazy; fi; }
 
 compacted() {
   has jq || skip "no jq here (scripts/setup installs it)"
-  have_compacted
+  have_compacted $((ROUNDS / 4))
 }
 
 # Puts load on the volume and kills the server meanwhile.

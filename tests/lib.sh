@@ -132,7 +132,8 @@ start_moto() {
   STORE_PID=$!
   export AWS_ENDPOINT_URL=http://127.0.0.1:$port AWS_REGION=us-east-1
   export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test
-  wait_for 60 "moto" curl -fsS -o /dev/null -X PUT "$AWS_ENDPOINT_URL/esker" 2>/dev/null
+  # Somebody else may have come to its port first.
+  wait_for 60 "moto" curl -fsS -o /dev/null -X PUT "$AWS_ENDPOINT_URL/esker" 2>/dev/null || { stop_pid "$STORE_PID" TERM; return 1; }
   URL=s3://esker/pool-1 FLAGS=(--allow-http)
 }
 
@@ -158,12 +159,14 @@ eager() {
 
 lazy() { ESKER=${EAGER_ESKER:-$ESKER}; }
 
-# have_compacted: so say at least some of the servers that were to. A few may have been killed before they got to it.
+# have_compacted LEAST: so say at least some of the servers that were to, LEAST of which are expected to have said anything. A
+# few may have been killed before they got to it.
 have_compacted() {
   local servers emptied written deleted
   read -r servers emptied written deleted < <(find "$WORK/eager" -type f ! -name '*.new' -exec cat {} + |
     awk '{ e += $1; w += $2; d += $3 } END { printf "%d %d %.0f %d\n", NR, e, w, d }')
   say "$servers servers were asked to compact: $emptied segments emptied, $((written >> 10)) KiB written, $deleted objects deleted"
+  [ "$servers" -ge "$1" ] || { fail "that is less than $1"; return 1; }
   [ "$servers" -lt 10 ] || { [ "$emptied" -gt 0 ] && [ "$written" -gt 0 ] && [ "$deleted" -gt 0 ]; } || fail "no compaction to speak of"
 }
 

@@ -16,8 +16,13 @@ private_apt() {
     -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false -o Acquire::Retries=3 "$@"
 }
 
-# Once an hour at most: one build asks for several packages.
+# Once an hour at most: one build asks for several packages, and several builds may run.
 debian_update() {
+  mkdir -p "$DEBIAN_DIR"
+  (flock 8; update_lists) 8>"$DEBIAN_DIR/lock"
+}
+
+update_lists() {
   need_commands apt-get apt-cache dpkg-deb
   [ -r "$DEBIAN_KEYRING" ] || die "no $DEBIAN_KEYRING: this needs Debian (package debian-archive-keyring)"
   mkdir -p "$DEBIAN_DIR/lists/partial" "$DEBIAN_DIR/cache/archives/partial"

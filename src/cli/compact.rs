@@ -12,6 +12,7 @@ use super::attach_args::AttachArgs;
 use super::devices::devices_below;
 use super::engine::{Attached, Engine, VolumeEngine};
 use super::failure::{Doing, Exit, Failure, Outcome};
+use super::limit_args::LimitArgs;
 use super::output::{self, print_json};
 use super::password::PasswordArgs;
 use super::process::named_volumes;
@@ -34,13 +35,13 @@ const TICK: Duration = Duration::from_millis(100);
 ///
 /// The background does the same by and by and within limits; this goes as far as it goes, reading and writing as much as
 /// that takes. A volume that is attached on this host is compacted by the process that holds it, while it is used. Another one
-/// is attached for the time, and refused if somebody else has it. Interrupting the command loses nothing; a process
-/// that holds the volume goes on.
+/// is attached for the time, and refused if somebody else has it; the limits on the store are for those, as whoever holds a
+/// volume has its own. Interrupting the command loses nothing; a process that holds the volume goes on.
 #[derive(Debug, Args)]
 #[command(after_help = "EXAMPLES:\n  \
     esker compact data\n  \
     esker compact /dev/ublkb0\n  \
-    esker compact s3://bucket/pool data\n  \
+    esker compact s3://bucket/pool data --max-bandwidth 20M\n  \
     esker compact s3://bucket/pool --json | jq '.[] | {volume, before, after}'")]
 pub struct CompactCommand {
     /// The pool, or a volume that is attached here: its name or its device
@@ -55,6 +56,8 @@ pub struct CompactCommand {
     password: PasswordArgs,
     #[command(flatten)]
     attach: AttachArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
     /// Control socket of the server to ask, where it does not lie in the usual directory
     #[arg(long, value_name = "SOCKET")]
     control: Option<PathBuf>,
@@ -72,6 +75,7 @@ pub async fn run(args: CompactCommand, env: Env) -> Outcome {
         return report.finish();
     }
     let pool = open_pool(&args.target, &args.store, &args.password, &env).await?;
+    pool.store().limit(args.limits.limits());
     let records = match &args.volume {
         Some(name) => named_volumes(&pool, std::slice::from_ref(name)).await?,
         None => pool.volumes().await.doing(&args.target)?,

@@ -8,10 +8,10 @@ use clap::Args;
 use super::attach_args::AttachArgs;
 use super::compact_args::CompactArgs;
 use super::failure::{Doing, Outcome};
+use super::limit_args::LimitArgs;
 use super::size::parse_size;
 use crate::env::Env;
 use crate::host::{Dirs, HostTree, check_not_stacked, swap_on_stacked, usual_journal_bytes};
-use crate::store::Limits;
 use crate::volume::{AttachOptions, OnOutage};
 
 /// How volumes are held, whatever front end serves them.
@@ -30,12 +30,8 @@ pub struct EngineArgs {
     /// A write goes to the store at the latest after this long, flushed or not
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_age, help_heading = "Data")]
     pub max_unflushed_age: Duration,
-    /// Send the store at most this many requests a second; more wait their turn, what programs wait for first
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Store")]
-    pub max_requests_per_second: Option<u32>,
-    /// Send the store, and receive from it, at most this many bytes a second each
-    #[arg(long, value_name = "SIZE", value_parser = parse_bandwidth, help_heading = "Store")]
-    pub max_bandwidth: Option<u64>,
+    #[command(flatten)]
+    pub limits: LimitArgs,
     /// What requests do while the store does not answer: `wait`, or `fail-after=TIME`
     #[arg(long, value_name = "POLICY", default_value = "wait", value_parser = parse_outage, help_heading = "Data")]
     pub on_outage: OnOutage,
@@ -60,11 +56,6 @@ impl EngineArgs {
         options.read_only = read_only;
         options.expect_epoch = self.expect;
         Ok(options)
-    }
-
-    /// How much the store may be asked.
-    pub fn limits(&self) -> Limits {
-        Limits { requests_per_second: self.max_requests_per_second, bytes_per_second: self.max_bandwidth }
     }
 
     /// Refuses a journal or state that may lie on a volume; answers what is merely worth a warning.
@@ -98,16 +89,6 @@ fn parse_outage(text: &str) -> Result<OnOutage, String> {
     humantime::parse_duration(time).map(OnOutage::FailAfter).map_err(|e| e.to_string())
 }
 
-/// Below this a segment takes minutes.
-const LEAST_BANDWIDTH: u64 = 64 << 10;
-
-fn parse_bandwidth(text: &str) -> Result<u64, String> {
-    match parse_size(text.strip_suffix("/s").unwrap_or(text))? {
-        bytes if bytes >= LEAST_BANDWIDTH => Ok(bytes),
-        _ => Err("it must be 64K (a second) at least".into()),
-    }
-}
-
 fn parse_age(text: &str) -> Result<Duration, String> {
     let age = humantime::parse_duration(text).map_err(|e| e.to_string())?;
     if (Duration::from_millis(10)..=Duration::from_secs(3600)).contains(&age) {
@@ -128,13 +109,6 @@ mod tests {
         for bad in ["", "fail", "fail-after", "fail-after=", "fail-after=x", "Wait"] {
             assert!(parse_outage(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn bandwidths_are_sizes_a_second() {
-        assert_eq!(parse_bandwidth("10M"), Ok(10 << 20));
-        assert_eq!(parse_bandwidth("64KiB/s"), Ok(64 << 10));
-        assert!(parse_bandwidth("63K").is_err() && parse_bandwidth("10M/min").is_err());
     }
 
     #[test]

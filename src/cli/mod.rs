@@ -20,6 +20,7 @@ mod engine_args;
 mod failure;
 mod format;
 mod gc;
+mod limit_args;
 mod list;
 mod man;
 mod output;

@@ -114,12 +114,15 @@ fn in_a_line(space: &Map<String, Value>) -> String {
     let number = |name: &str| space.get(name).and_then(Value::as_u64).unwrap_or(0);
     let size = |name: &str| show_size(number(name));
     let (stored, live) = (number("stored"), number("live"));
-    let amplification = match live {
+    // As `df` has it: what no checkpoint has counted yet is needed, too.
+    let new = number("new");
+    let unaccounted = if new > 0 { format!(", {} new", show_size(new)) } else { String::new() };
+    let amplification = match live + new {
         0 => String::new(),
-        _ => format!(" (amplification {:.2})", stored as f64 / live as f64),
+        needed => format!(" (amplification {:.2})", stored as f64 / needed as f64),
     };
     format!(
-        "{} stored, {} live{amplification}, {} dead; compaction wrote {}; {} objects deleted ({})",
+        "{} stored, {} live{unaccounted}{amplification}, {} dead; compaction wrote {}; {} objects deleted ({})",
         size("stored"),
         size("live"),
         size("dead"),
@@ -194,7 +197,7 @@ mod tests {
             "volumes": [
                 {"name": "data", "size": 10u64 << 30, "unflushed_bytes": 4096, "unflushed_age_ms": 1500,
                  "read_only": false, "last_error": null,
-                 "space": {"written": 8192, "live": 4096, "stored": 6144, "dead": 1024, "compaction_written": 2048,
+                 "space": {"written": 8192, "live": 3072, "new": 1024, "stored": 6144, "dead": 1024, "compaction_written": 2048,
                            "deleted_objects": 3, "deleted": 5120}},
                 {"name": "idle", "attached": false, "size": 4096},
             ],
@@ -210,8 +213,8 @@ mod tests {
             "  volume data",
             "    read only: no",
             "    size: 10 GiB",
-            "    space: 6 KiB stored, 4 KiB live (amplification 1.50), 1 KiB dead; compaction wrote 2 KiB; 3 objects \
-             deleted (5 KiB)",
+            "    space: 6 KiB stored, 3 KiB live, 1 KiB new (amplification 1.50), 1 KiB dead; compaction wrote 2 KiB; \
+             3 objects deleted (5 KiB)",
             "    unflushed age: 1s 500ms",
             "    unflushed: 4 KiB",
             "  volume idle: attached no, size 4 KiB",

@@ -16,6 +16,10 @@ const AHEAD_TARGET: f64 = 0.4;
 const WORTH_IT: f64 = 0.05;
 const AHEAD: f64 = 0.125;
 const CHEAP: f64 = 0.3;
+/// A node that moves makes those above it garbage where they are: segments of nodes are rewritten all together, and only where
+/// they hold garbage of such a share of what is visible, and of so many bytes. One by one they would never come to an end.
+const NODES: f64 = 0.01;
+const NODES_BYTES: u64 = 32 << 10;
 
 /// When to clean, and how much at a time.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -125,12 +129,15 @@ pub fn choose(usage: &Usage, moved: &HashSet<SegmentId>, policy: &Policy, now: u
     let why = if excess > 0 { Why::Garbage } else { Why::Ahead };
     let least = if policy.ahead { AHEAD } else { CHEAP };
     if cheap_excess > 0 {
+        let of_nodes: u64 = candidates().filter(|(_, s)| is_of_nodes(s)).map(|(_, s)| garbage(s)).sum();
+        let nodes_too = of_nodes > NODES_BYTES.max((pressure.visible as f64 * NODES) as u64);
+        let worth_it = |s: &SegmentUsage| yields(s, WORTH_IT) && (nodes_too || !is_of_nodes(s));
         let mut scored: Vec<(f64, SegmentId, &SegmentUsage)> =
-            candidates().filter(|(_, s)| yields(s, WORTH_IT)).map(|(id, s)| (benefit(s, now), *id, s)).collect();
+            candidates().filter(|(_, s)| worth_it(s)).map(|(id, s)| (benefit(s, now), *id, s)).collect();
         scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         // Only as much as brings the garbage below the mark.
         scored.retain(|(_, _, s)| {
-            let wanted = excess > 0 || (cheap_excess > 0 && yields(s, least));
+            let wanted = excess > 0 || (cheap_excess > 0 && yields(s, least)) || is_of_nodes(s);
             if wanted {
                 excess = excess.saturating_sub(garbage(s));
                 cheap_excess = cheap_excess.saturating_sub(garbage(s));
@@ -147,6 +154,11 @@ pub fn choose(usage: &Usage, moved: &HashSet<SegmentId>, policy: &Policy, now: u
         return fill(tiny.map(|(id, s)| (*id, s)), policy, Why::Tiny).filter(|chosen| chosen.segments.len() > 1);
     }
     None
+}
+
+/// A checkpoint's segment: map nodes and nothing else.
+fn is_of_nodes(s: &SegmentUsage) -> bool {
+    s.nodes > 0 && s.blocks == 0
 }
 
 /// Bytes that rewriting a segment frees.
@@ -251,6 +263,19 @@ mod tests {
         assert_eq!((ahead.segments.len(), ahead.why), (2, Why::Ahead), "where little was rewritten lately");
         let far_below = Policy { target: 1.6, ..POLICY };
         assert!(choose(&some, &HashSet::new(), &far_below, 1000).is_none());
+    }
+
+    /// Found by a review: two small checkpoints' segments took turns without end, each made garbage by rewriting the other.
+    #[test]
+    fn segments_of_nodes_are_rewritten_together_or_not_at_all() {
+        let mut all = usage(&[(1, 1_000_000, 870_000, 0)]);
+        let checkpoint = |bytes, live| SegmentUsage { bytes, live, blocks: 0, nodes: 2, born: 0 };
+        all.segments.extend((10..13).map(|n| (SegmentId::data(1, 1, n), checkpoint(6000, 2000))));
+        let ahead = Policy { ahead: true, batch_segments: 100, ..POLICY };
+        let chosen = |usage: &Usage| numbers(choose(usage, &HashSet::new(), &ahead, 1000));
+        assert_eq!(chosen(&all), [1], "1.16: their garbage is nothing to speak of");
+        all.segments.extend((13..30).map(|n| (SegmentId::data(1, 1, n), checkpoint(6000, 2000))));
+        assert_eq!(chosen(&all), (10..30).collect::<Vec<_>>(), "all of them");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Taking a volume: read its log, seal it, create the next opening, adopt the journal (DESIGN section 5).
+//! Taking a volume: read its log, seal it, create the next opening, adopt the journal (ARCHITECTURE.md,
+//! "Attach and recovery").
 //!
 //! Creating the opening is the acquisition. Before it nothing is served, completed or deleted.
 
@@ -221,7 +222,7 @@ impl Attach<'_> {
     async fn recover(&self, high: &HighWater) -> Result<(Box<Sealed>, Option<Ring>, Vec<PathBuf>), AttachError> {
         let mut first_epoch = None;
         let mut left = READ_ANEW;
-        let mut missed = false;
+        let (mut missed, mut damaged) = (false, false);
         loop {
             let error = match self.recover_once(high, &mut first_epoch).await {
                 Ok(Recovered::Ready(sealed, ring, empty)) => return Ok((sealed, ring, empty)),
@@ -233,6 +234,12 @@ impl Attach<'_> {
                     missed = true;
                     error
                 }
+                // Damage on the way is not damage in the bucket.
+                Err(error @ AttachError::Segment(_)) if !damaged => {
+                    reached(Branch::RecoveryDamagedLookedAgain);
+                    damaged = true;
+                    error
+                }
                 Err(error) => return Err(error),
             };
             if left == 0 {
@@ -240,7 +247,7 @@ impl Attach<'_> {
             }
             left -= 1;
             reached(Branch::RecoveryStartedOver);
-            info!(volume = self.volume.name, why = %error, "the log changed while it was read; reading it anew");
+            info!(volume = self.volume.name, why = %error, "the log could not be read, or changed meanwhile; reading it anew");
         }
     }
 
@@ -290,7 +297,7 @@ impl Attach<'_> {
         Ok(Recovered::Ready(Box::new(sealed), ring, empty))
     }
 
-    /// Whether the volume is free to take, and with which journal (section 5, point 1). Never judged by pid or time.
+    /// Whether the volume is free to take, and with which journal (ARCHITECTURE.md, "Attach and recovery"). Never judged by pid or time.
     fn may_take(&self, log: &Log) -> Result<Option<Ring>, AttachError> {
         let (owner, options) = (&log.opening, self.options);
         let in_use = || AttachError::InUse {
@@ -453,7 +460,10 @@ impl Attach<'_> {
                 },
             }
         }
-        Err(self.log_error(SegmentId::log(self.volume.number, epoch, log.end()).key(), "its log does not end"))
+        Err(self.log_error(
+            SegmentId::log(self.volume.number, epoch, log.end()).key(),
+            "its writer goes on faster than its log can be sealed; stop it, or cut it off from the store",
+        ))
     }
 
     /// The seal and what was found before it, unless it stands in a hole: where a segment was that its writer, at work all

@@ -8,6 +8,7 @@ use esker_block::{BlockError, BlockResult};
 use futures::future::try_join_all;
 use tracing::{info, warn};
 
+use super::deleting;
 use super::engine::Engine;
 use crate::map::{
     MapError, NodeContent, NodeLoad, USAGE_DIRECTORY_LEVEL, USAGE_PAGE_LEVEL, Usage, UsageChange,
@@ -39,7 +40,9 @@ pub(super) async fn load(engine: &Arc<Engine>) -> BlockResult<bool> {
         };
         match table {
             Ok((usage, tables)) => {
+                let dead = usage.segments.iter().filter(|(_, s)| s.is_dead()).map(|(id, _)| *id).collect();
                 engine.accounts.loaded(Some(at), usage, tables);
+                delete_what_was_dead(engine, dead);
                 return Ok(true);
             }
             Err(e @ BlockError::Corrupt { .. }) => {
@@ -60,6 +63,15 @@ pub(super) async fn load(engine: &Arc<Engine>) -> BlockResult<bool> {
         Err(e) => return Err(e),
     }
     Ok(true)
+}
+
+/// What was dead in the checkpoint that our opening names. The opening authorises that as a segment does that names one: it is
+/// durable, and every recovery starts there or later. Whoever held the volume before may have come to no deletion.
+fn delete_what_was_dead(engine: &Arc<Engine>, dead: Vec<SegmentId>) {
+    if engine.tuning.compact.enabled && !engine.info.read_only && !dead.is_empty() {
+        reached(Branch::DeadOfPredecessorDeleted);
+        deleting::delete(engine, dead);
+    }
 }
 
 /// Reads the table whose directory is `at`; answers the segments that hold it, too. They are read whole: nothing else is in

@@ -29,7 +29,7 @@ pub struct Deleted {
 }
 
 /// Takes the volume, ends its log with a tombstone, and removes its segments. Openings and seals stay: a stalled
-/// writer must find them (section 5). Can be run again after a crash. `progress` is told of objects removed so far.
+/// writer must find them. Can be run again after a crash. `progress` is told of objects removed so far.
 ///
 /// # Errors
 /// As for attaching; a volume in use is refused.

@@ -1,7 +1,7 @@
 //! Deleting segments that nothing refers to.
 //!
 //! What a checkpoint leaves dead is listed by the log segment that names the checkpoint, and deleted once that segment is
-//! durable in order: from then on every recovery starts there or later (DESIGN section 5). A deletion that comes late, of
+//! durable in order: from then on every recovery starts there or later (ARCHITECTURE.md, "Space"). A deletion that comes late, of
 //! a writer that was fenced long ago, deletes nothing that anybody needs. Until the store has confirmed it, a dead segment
 //! stays in the accounts, and so a later checkpoint lists it again, whoever writes that.
 

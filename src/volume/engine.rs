@@ -280,7 +280,7 @@ impl Engine {
         receiver.await.unwrap_or(Err(BlockError::ShuttingDown))
     }
 
-    /// A key that must exist does not: somebody newer may own the volume and have deleted it (section 5).
+    /// A key that must exist does not: somebody newer may own the volume and have deleted it.
     pub(super) async fn explain_missing(&self, key: &str) -> BlockError {
         // There is no epoch after the last one.
         let Some(epoch) = self.epoch.checked_add(1) else { return self.corrupt(key, "it does not exist".into()) };

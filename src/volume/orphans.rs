@@ -19,7 +19,7 @@ use crate::store::{Cause, Patience, StoreError};
 
 /// Log objects of at most this many bytes may be seals (bytes).
 const SEAL_MAX: u64 = 1024;
-/// Small log objects whose kind is looked up in one sweep.
+/// Small log objects whose kind is looked up in one sweep, of the newest epochs.
 const LOOKED_AT: usize = 64;
 /// Orphans that one sweep deletes; the next attach finds more.
 const MOST: usize = 100_000;
@@ -36,23 +36,23 @@ pub(super) async fn sweep(engine: &Arc<Engine>) -> BlockResult<()> {
     }
     let mut orphans: Vec<SegmentId> = Vec::new();
     let mut bytes = 0;
-    // The last small object of each log that is not accounted for: mostly its seal.
-    let mut small: BTreeMap<u32, SegmentId> = BTreeMap::new();
-    let mut unsure: Vec<SegmentId> = Vec::new();
+    // The small objects of each log that are not accounted for. A single one is its seal.
+    let mut small: BTreeMap<u32, Vec<SegmentId>> = BTreeMap::new();
     census::for_each_object(engine, |id, size| {
         let finished = id.epoch() < engine.epoch;
         if !finished || engine.accounts.knows(id) || (id.kind() == SegmentKind::Log && id.number() == 0) {
             return;
         }
         if id.kind() == SegmentKind::Log && size <= SEAL_MAX {
-            unsure.extend(small.insert(id.epoch(), id));
+            small.entry(id.epoch()).or_default().push(id);
         } else if orphans.len() < MOST {
             bytes += size;
             orphans.push(id);
         }
     })
     .await?;
-    for id in unsure.into_iter().rev().take(LOOKED_AT) {
+    let unsure = small.into_values().rev().filter(|of_epoch| of_epoch.len() > 1).flatten();
+    for id in unsure.take(LOOKED_AT) {
         if is_segment(engine, id).await? {
             orphans.push(id);
         }

@@ -1,5 +1,7 @@
 //! `esker df`, `compact`, `gc` and `volume show`: what is stored, of volumes that are served and that are not.
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
 use crate::nbd::Client;
@@ -111,7 +113,12 @@ fn a_volume_that_nobody_has_is_attached_to_be_compacted() {
     let text = w.ok(&["gc", &url, "data"]).stdout;
     assert!(text.starts_with("REASON") && text.contains("opening"), "{text}");
 
-    let done = w.ok(&w.with_dirs(&["compact", &url, "--json"])).json();
+    // At 4 MiB a second, what is written alone takes its time.
+    let began = Instant::now();
+    let done = w.ok(&w.with_dirs(&["compact", &url, "--json", "--max-bandwidth", "4M"])).json();
+    let least =
+        Duration::from_millis(number(&done[0], "written") * 1000 / (4 * MIB)).saturating_sub(Duration::from_secs(1));
+    assert!(began.elapsed() >= least && !least.is_zero(), "{:?} of {least:?}", began.elapsed());
     assert!(number(&done[0], "written") > 0 && number(&done[0], "extents") > 0, "{done}");
     let after = w.ok(&["df", &url, "data", "--json"]).json();
     assert!(number(&after[0], "stored") < number(&before[0], "stored"), "{before} {after}");

@@ -24,6 +24,8 @@ J
 # In the work directory, where fio leaves its state files.
 run_fio() { (cd "$WORK" && fio "$@" </dev/null >"$WORK/fio.out" 2>&1); }
 
+server_is_gone() { ! kill -s 0 "$SERVE_PID" 2>/dev/null; }
+
 # Nothing that completed is missing after the kill: the state says how far each of the requests was.
 fio_killed() {
   need fio
@@ -38,6 +40,8 @@ fio_killed() {
     # fio's own way to test a power failure: its trigger pulls the plug and saves what it had written.
     run_fio "$WORK/fio-killed.job" --do_verify=0 --rate_iops=$((2000 + RANDOM % 2000)) --fsync=$((8 + RANDOM % 64)) \
       --verify_state_save=1 --trigger-timeout=2s --trigger="kill -s KILL $SERVE_PID" || true
+    # It has not if it ended before its trigger; then nobody else does.
+    wait_for 10 "fio to kill the server" server_is_gone || { cat "$WORK/fio.out"; return 1; }
     wait "$SERVE_PID" 2>/dev/null || true
     SERVE_PID=''
     compgen -G "$WORK/*-killed-0-verify.state" >/dev/null || { cat "$WORK/fio.out"; fail "fio saved no state"; }

@@ -15,7 +15,7 @@ store_answers() { kill -s CONT "$(cat "$WORK/store.pid")"; }
 # Eight MiB that are acknowledged, and only in the journal.
 write_content() { dd if="$WORK/content" of="$DEV" bs=1M oflag=direct status=none; }
 
-has_content() { cmp -n $((8 << 20)) "$DEV" "$WORK/content" || fail "the content"; }
+has_content() { cmp -n $((8 << 20)) "$DEV" "$WORK/content" || wrong_data "the content"; }
 
 # killed_while_written_back SIGNAL: after the one that made it write back.
 killed_while_written_back() {

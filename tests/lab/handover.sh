@@ -131,7 +131,7 @@ term_flushes() {
   [ ! -b "$DEV" ] || fail "$DEV is still there"
   rm -rf "$SHM/journal"
   attach disk
-  cmp -n "$(stat -c %s "$WORK/content")" "$DEV" "$WORK/content" || fail "the content"
+  cmp -n "$(stat -c %s "$WORK/content")" "$DEV" "$WORK/content" || wrong_data "the content"
   expect_exit 0 "$ESKER" detach disk
 }
 
@@ -151,7 +151,7 @@ term_while_mounted() {
   expect_exit 5 "$ESKER" attach "$URL" disk "${DATA[@]}" "${FLAGS[@]}"
   said '--recover'
   recover disk
-  cmp "$MNT/content" "$WORK/content" || fail "the content"
+  cmp "$MNT/content" "$WORK/content" || wrong_data "the content"
   umount "$MNT"
   check_fs ext4 "$DEV"
   expect_exit 0 "$ESKER" detach disk

@@ -180,11 +180,14 @@ between() {
 
 # --- loads
 
+# wrong_data WHAT: what was read is not what was written. A second boot does not undo that.
+wrong_data() { fail "DATA: $*"; }
+
 # fio_verify FILE SIZE ARGUMENT...: writes in random order, reads all of it back, checks every block.
 fio_verify() {
   fio --name=verify --filename="$1" --size="$2" --ioengine=libaio --verify=crc32c --verify_fatal=1 --verify_state_save=0 \
-    --group_reporting --output-format=terse "${@:3}" </dev/null >"$WORK/fio.out" 2>&1 || { cat "$WORK/fio.out"; fail "fio"; }
-  ! grep -qiE 'verify: bad|error=' "$WORK/fio.out" || { cat "$WORK/fio.out"; fail "fio"; }
+    --group_reporting --output-format=terse "${@:3}" </dev/null >"$WORK/fio.out" 2>&1 || { cat "$WORK/fio.out"; wrong_data "fio"; }
+  ! grep -qiE 'verify: bad|error=' "$WORK/fio.out" || { cat "$WORK/fio.out"; wrong_data "fio"; }
 }
 
 # make_tree DIR: what is copied about: the sources.
@@ -194,14 +197,14 @@ make_tree() {
   rm -rf "$1/testkit/target"
 }
 
-same_tree() { diff -r --no-dereference "$1" "$2" || fail "$2 is not what was copied"; }
+same_tree() { diff -r --no-dereference "$1" "$2" || wrong_data "$2 is not what was copied"; }
 
 # check_fs KIND DEVICE: nothing to complain about, nothing to repair.
 check_fs() {
   case $1 in
     ext4) fsck.ext4 -n -f "$2" ;;
     xfs) xfs_repair -n "$2" ;;
-  esac >"$WORK/fsck.out" 2>&1 || { cat "$WORK/fsck.out"; fail "the $1 on $2 is damaged"; }
+  esac >"$WORK/fsck.out" 2>&1 || { cat "$WORK/fsck.out"; wrong_data "the $1 on $2 is damaged"; }
 }
 
 make_fs() {
@@ -221,7 +224,6 @@ mount_fs() {
 open_lab() {
   need_esker
   [ -c /dev/ublk-control ] || { skipped "everything: this kernel has no ublk"; exit 0; }
-  "$ESKER" attach --help >/dev/null 2>&1 || { skipped "everything: this esker has no attach"; exit 0; }
   BEFORE=$(ublk_devices)
   say "$(basename "$0"): Linux $(uname -r), $(nproc) CPUs, SEED=$SEED"
   defer 'kill -s TERM "$(cat "$WORK/store.pid")"'

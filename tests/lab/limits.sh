@@ -51,15 +51,15 @@ requests() {
   attach small
   head -c 1536 /dev/urandom >"$WORK/odd"
   dd if="$WORK/odd" of="$DEV" bs=512 seek=7 oflag=direct conv=notrunc status=none
-  cmp <(dd if="$DEV" bs=512 skip=7 count=3 iflag=direct status=none) "$WORK/odd" || fail "sectors of 512 bytes"
+  cmp <(dd if="$DEV" bs=512 skip=7 count=3 iflag=direct status=none) "$WORK/odd" || wrong_data "sectors of 512 bytes"
   head -c 4M /dev/urandom >"$WORK/large"
   dd if="$WORK/large" of="$DEV" bs=4M seek=1 oflag=direct conv=notrunc,fsync status=none
-  cmp <(dd if="$DEV" bs=4M skip=1 count=1 iflag=direct status=none) "$WORK/large" || fail "a large request"
+  cmp <(dd if="$DEV" bs=4M skip=1 count=1 iflag=direct status=none) "$WORK/large" || wrong_data "a large request"
   blkdiscard -o $((5 << 20)) -l $((1 << 20)) "$DEV"
   blkdiscard -z -o $((6 << 20)) -l $((1 << 20)) "$DEV"
   is_zero 5 2 || fail "it does not read as zeroes where it was discarded or zeroed"
-  cmp -n $((1 << 20)) -i $((4 << 20)):0 "$DEV" "$WORK/large" || fail "what lies before"
-  cmp -n $((1 << 20)) -i $((7 << 20)):$((3 << 20)) "$DEV" "$WORK/large" || fail "what lies behind"
+  cmp -n $((1 << 20)) -i $((4 << 20)):0 "$DEV" "$WORK/large" || wrong_data "what lies before"
+  cmp -n $((1 << 20)) -i $((7 << 20)):$((3 << 20)) "$DEV" "$WORK/large" || wrong_data "what lies behind"
   blkdiscard "$DEV"
   is_zero 0 16 || fail "it is not empty after all of it was discarded"
   # Beyond the end there is nothing.
@@ -102,7 +102,7 @@ several_in_one() {
     pids+=($!)
   done
   for d in "${pids[@]}"; do wait "$d"; done
-  cmp -s -n $((16 << 20)) "${devices[0]}" "${devices[1]}" && fail "two devices, one content"
+  cmp -s -n $((16 << 20)) "${devices[0]}" "${devices[1]}" && wrong_data "two devices, one content"
   # One goes, the others stay.
   expect_exit 0 "$ESKER" detach two
   [ ! -e "${devices[1]}" ] || fail "${devices[1]} is still there"
@@ -123,7 +123,7 @@ several_processes() {
   [ "$dev" != "$DEV" ] || fail "both have $DEV"
   dd if=/dev/urandom of="$dev" bs=1M count=4 oflag=direct status=none
   dd if="$dev" of="$DEV" bs=1M count=4 conv=fsync status=none
-  cmp -n $((4 << 20)) "$dev" "$DEV" || fail "the copy"
+  cmp -n $((4 << 20)) "$dev" "$DEV" || wrong_data "the copy"
   # The death of one is nothing to the other.
   kill -s KILL "$pid"
   wait "$pid" || true
@@ -156,7 +156,7 @@ read_only() {
   [ "$(cat "/sys/block/${DEV#/dev/}/ro")" = 1 ] || fail "the kernel does not know it as read-only"
   ! dd if=/dev/zero of="$DEV" bs=4k count=1 oflag=direct status=none 2>/dev/null || fail "written to"
   ! blkdiscard -l 4096 "$DEV" 2>/dev/null || fail "discarded"
-  cmp -n $((1 << 20)) "$DEV" "$WORK/kept" || fail "its content"
+  cmp -n $((1 << 20)) "$DEV" "$WORK/kept" || wrong_data "its content"
   expect_exit 0 "$ESKER" detach small
 }
 

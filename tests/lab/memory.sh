@@ -55,7 +55,7 @@ dirty_pages() {
   sum=$(md5sum <"$MNT/large")
   kill -s KILL $hog 2>/dev/null || say "note: the hog was ended before"
   wait $hog 2>/dev/null || true
-  [ "$sum" = "$(stream | md5sum)" ] || fail "the content"
+  [ "$sum" = "$(stream | md5sum)" ] || wrong_data "the content"
   ! dmesg | grep -E 'Out of memory: Killed process [0-9]+ \((esker|s3d)' || fail "the daemon or the store was killed"
   ! dmesg | grep -E 'blocked for more than' || fail "somebody waited for minutes"
   umount "$MNT"

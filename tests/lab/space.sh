@@ -9,7 +9,7 @@
 . "$(dirname "$0")/lib.sh"
 
 SPACE_GIB=${SPACE_GIB:-1}
-# Until the bucket has shrunk: quiet for 10 s, a checkpoint, 30 s until the log's own segments go, and what is rewritten.
+# Until the bucket has shrunk: quiet for 10 s, a checkpoint, 5 s until the log's own segments go, and what is rewritten.
 PATIENCE=$((120 + 60 * SPACE_GIB))
 # Pieces of 64 KiB all over the large device, each in a leaf of the map of its own.
 PIECES=4096

@@ -114,7 +114,7 @@ is_freed() {
 # What was acknowledged is in the journal, device or not.
 still_has_it() {
   attach disk
-  cmp -n $((8 << 20)) "$DEV" "$WORK/content" || fail "the content"
+  cmp -n $((8 << 20)) "$DEV" "$WORK/content" || wrong_data "the content"
   expect_exit 0 "$ESKER" detach disk
 }
 

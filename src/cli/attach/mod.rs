@@ -103,7 +103,7 @@ async fn prepare(args: &AttachCommand, reclaim: ReclaimReport, env: Env) -> Outc
     blocking("ublk", || Control::open().map(drop).map_err(no_ublk)).await?;
     let devices = devices_below(&dirs.runtime)?;
     let (pool, volumes) = open(args, &devices, &env).await?;
-    pool.store().limit(args.engine.limits());
+    pool.store().limit(args.engine.limits.limits());
     if let Some(path) = pool.store().local_path() {
         args.engine.refuse_stacked("the pool", path)?;
     }

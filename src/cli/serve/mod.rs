@@ -60,7 +60,7 @@ pub async fn prepare(args: &ServeArgs, reclaim: ReclaimReport, env: Env) -> Outc
         tracing::warn!("{warning}");
     }
     let pool = args.pool.open(&env).await?;
-    pool.store().limit(args.engine.limits());
+    pool.store().limit(args.engine.limits.limits());
     if let Some(path) = pool.store().local_path() {
         args.engine.refuse_stacked("the pool", path)?;
     }

@@ -1,5 +1,7 @@
 //! Crashes of the daemon and of the host.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::hooked::{Act, Hooked};
 use super::*;
 
@@ -87,6 +89,36 @@ fn a_journal_that_goes_with_a_detach_while_another_process_looks_is_not_missed()
         };
         let (taken, ()) = futures::join!(Volume::attach(&slow, &w.volume, w.options(1, 1), w.env.clone()), given_back);
         assert_eq!(read(&taken.unwrap(), 0, 4096).await.unwrap(), block(1));
+    });
+}
+
+#[test]
+fn damage_on_the_way_does_not_keep_a_volume_from_being_attached() {
+    let w = World::new(64 << 20);
+    w.run(async {
+        let v = w.attach().await.unwrap();
+        for i in 0..5u64 {
+            v.write(i * 4096, block(i as u8 + 1), true).await.unwrap();
+        }
+        w.crash(v).await;
+        let mut flipped = 0;
+        for one in 1..=12u64 {
+            let gets = Arc::new(AtomicU64::new(0));
+            let seen = gets.clone();
+            let pool = Hooked::pool(&w, move |verb, key| {
+                let hit = verb == "get" && key.starts_with("log/") && seen.fetch_add(1, Ordering::SeqCst) + 1 == one;
+                if hit { Act::Flip } else { Act::Fine }
+            })
+            .await;
+            let v = Volume::attach(&pool, &w.volume, w.options(1, 1), w.env.clone()).await;
+            let v = v.unwrap_or_else(|e| panic!("GET {one} flipped: {e}"));
+            flipped += u64::from(gets.load(Ordering::SeqCst) >= one);
+            for i in 0..5u64 {
+                assert_eq!(read(&v, i * 4096, 4096).await.unwrap(), block(i as u8 + 1));
+            }
+            w.crash(v).await;
+        }
+        assert!(flipped >= 5, "{flipped} were flipped");
     });
 }
 

@@ -175,6 +175,25 @@ fn an_idle_volume_asks_for_nothing() {
     });
 }
 
+/// Found by a review: a detach lists what is dead, and ends before it is deleted; who attached after it looked ten seconds later.
+#[test]
+fn short_sessions_delete_what_those_before_left_dead() {
+    let w = World::new(64 << 20);
+    w.run(async {
+        for n in 0..40 {
+            let v = w.attach_as(eager(&w)).await.unwrap();
+            w.env.clock.sleep(Duration::from_secs(1)).await;
+            v.write(0, noise(512 << 10, n), false).await.unwrap();
+            v.detach().await.unwrap();
+            w.crash(v).await;
+        }
+        let (_, bytes) = w.all_stored().await;
+        assert!(bytes < 3 << 20, "{bytes} bytes for 512 KiB");
+        let v = w.attach_as(eager(&w)).await.unwrap();
+        assert_eq!(read(&v, 0, 512 << 10).await.unwrap(), noise(512 << 10, 39));
+    });
+}
+
 #[test]
 fn nothing_holds_a_volume_that_was_given_back() {
     let w = World::new(64 << 20);
