@@ -34,7 +34,10 @@ fn url(text: &str) {
             let message = e.to_string();
             let secret = text.split_once("://").and_then(|(_, rest)| rest.split_once('@')).map(|(user, _)| user);
             let secret = secret.and_then(|user| user.split_once(':')).map(|(_, password)| password);
-            if let Some(secret) = secret.filter(|s| s.len() > 8 && s.bytes().all(|b| b.is_ascii_alphanumeric())) {
+            // Elsewhere in the text the same letters are no secret.
+            let once = |s: &str| text.to_ascii_lowercase().matches(&s.to_ascii_lowercase()).count() == 1;
+            let plain = |s: &str| s.len() > 8 && s.bytes().all(|b| b.is_ascii_alphanumeric());
+            if let Some(secret) = secret.filter(|s| plain(s) && once(s)) {
                 assert!(!message.contains(secret), "{message:?}");
             }
         }

@@ -61,12 +61,13 @@ impl BlockDevice for Volume {
         len: usize,
         fill: &mut dyn FnMut(&mut [u8]) -> io::Result<()>,
     ) -> Option<BlockResult<()>> {
+        // Before the source is asked: what it says does not matter where the volume serves nobody any more.
+        if let Err(e) = self.engine.check_write(offset, len as u64) {
+            return Some(Err(e));
+        }
         let block = BLOCK as u64;
         if len == 0 || len > MAX_OP_BYTES || !offset.is_multiple_of(block) || !len.is_multiple_of(BLOCK) {
             return try_write_gathered(self, offset, len, fill);
-        }
-        if let Err(e) = self.engine.check_write(offset, len as u64) {
-            return Some(Err(e));
         }
         if self.engine.space.contended() {
             return None;

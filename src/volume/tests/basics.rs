@@ -137,12 +137,17 @@ fn data_can_be_filled_in_and_a_source_that_fails_writes_nothing() {
             assert_eq!(read(&v, offset, len).await.unwrap(), vec![7; len]);
             v.flush().await.unwrap();
         }
-        let mut never = |_: &mut [u8]| -> std::io::Result<()> { panic!("outside the device") };
-        assert!(matches!(v.try_write_with(1 << 20, 4096, &mut never), Some(Err(BlockError::OutOfRange { .. }))));
+        let mut never = |_: &mut [u8]| -> std::io::Result<()> { panic!("the source is asked") };
+        for len in [4096, 512] {
+            assert!(matches!(v.try_write_with(1 << 20, len, &mut never), Some(Err(BlockError::OutOfRange { .. }))));
+        }
         w.crash(v).await;
         let v = w.attach().await.unwrap();
         assert_eq!(read(&v, 0, 8192).await.unwrap(), vec![7; 8192]);
         v.detach().await.unwrap();
+        for len in [4096, 512] {
+            assert_eq!(v.try_write_with(0, len, &mut never), Some(Err(BlockError::ShuttingDown)));
+        }
     });
 }
 
