@@ -14,7 +14,7 @@ use crate::model::Circumstances;
 use crate::rng::Rng;
 use crate::session::Session;
 use crate::tally::Fault;
-use crate::world::{Daemon, World};
+use crate::world::{Daemon, State, World};
 
 /// How often an operator looks.
 const TICK: Duration = Duration::from_millis(150);
@@ -57,6 +57,8 @@ impl World {
                 began: self.exec.now(),
                 ended: None,
                 session: None,
+                attached: None,
+                takeover: false,
                 detaching: false,
                 paused: false,
             };
@@ -97,6 +99,7 @@ impl World {
         }
         if takeover {
             self.leave_strays(process, host);
+            self.state.lock().processes.entry(process).and_modify(|d| d.takeover = true);
         }
         self.say(format!(
             "process {process} attaches on host {host} (takeover {takeover}, lose {lose}, resume {resume})"
@@ -156,6 +159,7 @@ impl World {
             machine.device = true;
             if let Some(daemon) = state.processes.get_mut(&process) {
                 daemon.session = Some(session.clone());
+                daemon.attached = Some(self.exec.now());
             }
         }
         // Some users come at once, others after everything was looked at.
@@ -213,6 +217,8 @@ impl World {
         let began = state.processes[&process].began;
         let near = |d: &Daemon| d.ended.is_none_or(|ended| ended + crate::weather::LATEST >= began);
         let rivals = state.processes.iter().any(|(id, d)| *id != process && near(d));
+        let here = |d: &Daemon| d.host == host && d.boot == state.hosts[host].boot;
+        let taken = state.processes.values().any(|d| here(d) && may_have_been_taken_from(&state, d));
         let machine = &mut state.hosts[host];
         let fine = match why {
             AttachError::InUse { .. } => {
@@ -226,11 +232,11 @@ impl World {
             }
             AttachError::StrayJournal { .. } => {
                 machine.lose_journal = true;
-                machine.strays || machine.journal_lost
+                machine.strays || taken || machine.journal_lost
             }
             AttachError::NotResumable { .. } => {
                 machine.device = false;
-                others || machine.journal_lost || machine.strays
+                others || machine.journal_lost || machine.strays || taken
             }
             AttachError::Store(StoreError::NotFound { .. } | StoreError::Short { .. }) => damaged && !calm,
             AttachError::Store(_) | AttachError::Undecided(_) => !calm,
@@ -247,4 +253,15 @@ impl World {
             self.fail(format!("process {process} had no reason to refuse: {why}"));
         }
     }
+}
+
+/// Whether somebody who began before `daemon` may have taken the volume from it: after a long pause, or what it had put landed
+/// after its death.
+fn may_have_been_taken_from(state: &State, daemon: &Daemon) -> bool {
+    let others = state.processes.values().filter(|d| !std::ptr::eq(*d, daemon));
+    others.filter(|d| d.takeover && d.began <= daemon.began).any(|d| match (d.attached, d.ended) {
+        (Some(attached), _) => attached >= daemon.began,
+        (None, Some(ended)) => ended + crate::weather::LATEST >= daemon.began,
+        (None, None) => true,
+    })
 }

@@ -102,6 +102,10 @@ pub struct Daemon {
     pub ended: Option<Duration>,
     /// Since it has the volume.
     pub session: Option<Arc<Session>>,
+    /// When it got that, in made-up time.
+    pub attached: Option<Duration>,
+    /// It may take the volume from a living owner.
+    pub takeover: bool,
     /// It is giving the volume back.
     pub detaching: bool,
     /// It is stopped.
