@@ -30,7 +30,7 @@ use crate::segment::{
     BLOCK, CheckpointRef, Domain, EXTENT, Introduced, LogObject, MAX_OP, Opening, Predecessor, ReplayRange, Seal,
     SegmentId, SegmentIndex, log_object_kind,
 };
-use crate::store::{Cause, Patience, Put};
+use crate::store::{Cause, Patience, Put, StoreError};
 
 /// How long attaching tries to reach the store.
 const PATIENCE: Patience = Patience::For(std::time::Duration::from_secs(30));
@@ -234,8 +234,9 @@ impl Attach<'_> {
                     missed = true;
                     error
                 }
-                // Damage on the way is not damage in the bucket.
-                Err(error @ AttachError::Segment(_)) if !damaged => {
+                // Damage on the way is not damage in the bucket. And where a new owner has deleted a segment, somebody else's
+                // seal may stand, who met the hole: shorter than what the LIST has shown.
+                Err(error @ (AttachError::Segment(_) | AttachError::Store(StoreError::Short { .. }))) if !damaged => {
                     reached(Branch::RecoveryDamagedLookedAgain);
                     damaged = true;
                     error
